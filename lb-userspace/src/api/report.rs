@@ -1,0 +1,213 @@
+//! What the daemon tells: the JSON that `--json` prints, and what the tables are made of.
+//! Times are seconds since the Unix epoch, durations milliseconds, unless a name says otherwise.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler};
+
+/// Everything that `lb status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Instance name.
+    pub instance: String,
+    /// Process ID of the daemon.
+    pub pid: u32,
+    /// When the daemon started.
+    pub started_at: u64,
+    /// Whether this daemon adopted a packet path that was already running.
+    pub adopted: bool,
+    /// What needs the operator's attention, one sentence each, most urgent first.
+    pub warnings: Vec<String>,
+    /// Interfaces.
+    pub interfaces: Vec<InterfaceReport>,
+    /// Services with their backends.
+    pub services: Vec<ServiceReport>,
+    /// Packets that left the packet path another way than to a backend or a client, by reason; those that are zero too.
+    pub reasons: Vec<ReasonReport>,
+    /// The flow tables.
+    pub flow_tables: Vec<FlowTableReport>,
+    /// Kernel memory per map.
+    pub maps: Vec<MapReport>,
+}
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceReport {
+    /// Kernel name.
+    pub name: String,
+    /// Kernel index; absent while the interface is.
+    pub index: Option<u32>,
+    /// `native`, `generic`, or why not: `missing`, `not attached`.
+    pub xdp: String,
+    /// A remark, such as why the generic path is used.
+    pub note: Option<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// Name.
+    pub name: String,
+    /// Virtual address and port.
+    pub vip: SocketAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Mode.
+    pub mode: ForwardingMode,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// What happens to the flows of a backend that is down.
+    pub on_down: OnDown,
+    /// Whether a recovered lower tier takes new flows back.
+    pub failback: bool,
+    /// Interface that has the VIP by `lb`'s doing.
+    pub vip_interface: Option<String>,
+    /// The tier that takes new flows; absent when no backend can.
+    pub active_tier: Option<u8>,
+    /// Sum over its backends, those that were removed included.
+    pub counters: Counters,
+    /// Backends.
+    pub backends: Vec<BackendReport>,
+}
+
+/// One backend of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: SocketAddr,
+    /// Weight.
+    pub weight: u16,
+    /// Tier.
+    pub tier: u8,
+    /// What the operator decided.
+    pub admin: AdminState,
+    /// Health.
+    pub health: HealthReport,
+    /// Whether new flows go to it.
+    pub in_rotation: bool,
+    /// Why not, if not: `down: connection refused`, `no next hop: 10.0.0.1 does not answer ARP`, `weight 0`, `standby (tier 1)`.
+    pub why_not: Option<String>,
+    /// Next hop as `ADDRESS (MAC) dev INTERFACE`, when known.
+    pub next_hop: Option<String>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// Health of a backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// State.
+    pub state: HealthState,
+    /// Since when.
+    pub since: u64,
+    /// Last result in words: `connection refused`, `timeout after 2 s`, `HTTP 503`, `HTTP 200`, `connected`.
+    pub last_result: Option<String>,
+    /// How long the last check took, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Results in a row that contradict the state, and how many flip it: (2, 3) is "2 of 3 failures".
+    pub progress: (u32, u32),
+}
+
+/// Health as the state machine sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthState {
+    /// Not checked yet; treated as down until the first result.
+    Unknown,
+    /// Healthy.
+    Up,
+    /// Ill.
+    Down,
+    /// Not checked, because there is no check or the backend is disabled; treated as up.
+    Unchecked,
+}
+
+/// Traffic counters, since the packet path was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, Ethernet headers included.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows opened.
+    pub new_flows: u64,
+    /// Flows open now.
+    pub active_flows: u64,
+}
+
+/// Packets by reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonReport {
+    /// `pass` (to the kernel) or `drop` (includes those answered with RST).
+    pub outcome: String,
+    /// Name, such as `not-a-service`.
+    pub name: String,
+    /// What it means.
+    pub meaning: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// A flow table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTableReport {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Flows at the last sweep.
+    pub flows: u64,
+    /// Capacity in flows.
+    pub capacity: u64,
+}
+
+/// Memory of a map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapReport {
+    /// Name.
+    pub name: String,
+    /// Entries at most.
+    pub max_entries: u32,
+    /// Bytes of kernel memory.
+    pub bytes: u64,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowReport {
+    /// Service name.
+    pub service: String,
+    /// Backend name.
+    pub backend: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Client.
+    pub client: SocketAddr,
+    /// VIP.
+    pub vip: SocketAddr,
+    /// Source that the backend sees.
+    pub source: SocketAddr,
+    /// Backend address.
+    pub backend_address: SocketAddr,
+    /// `syn-seen`, `established`, `client-fin`, `backend-fin`, `closing`, `udp`.
+    pub phase: String,
+    /// Age in milliseconds.
+    pub age_ms: u64,
+    /// Milliseconds until it expires, if nothing comes.
+    pub expires_in_ms: u64,
+}
+
+/// Versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// Version of `lb`.
+    pub version: String,
+    /// Layout of the pinned maps.
+    pub abi: u32,
+}

@@ -1,0 +1,4 @@
+//! `lb`: an XDP layer-4 load balancer. This crate is its daemon and its command line.
+
+pub mod api;
+pub mod model;

@@ -1,0 +1,376 @@
+//! What the operator asked for: the validated configuration, in the field's own terms.
+//!
+//! Nothing here knows TOML, the kernel or the network. `config/` makes these values, the CLI changes them,
+//! `plan/` turns them into map contents, and `api/` shows them.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A whole, validated configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Names this daemon among several on one host: part of its pins, its lock and its socket.
+    pub instance: String,
+    /// Unix socket of the control interface.
+    pub socket: PathBuf,
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// Directory of the lock file and of what must survive the daemon (`/run/lb`).
+    pub state_dir: PathBuf,
+    /// Network interfaces that carry the packet path; at least one.
+    pub interfaces: Vec<Interface>,
+    /// Sizes of the kernel maps.
+    pub limits: Limits,
+    /// Source addresses and ports of `full-nat`.
+    pub full_nat: FullNat,
+    /// Services, in the order of the file.
+    pub services: Vec<Service>,
+}
+
+/// An interface that the packet path is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Kernel name, such as `eth0`.
+    pub name: String,
+    /// How XDP is attached.
+    pub xdp: XdpMode,
+}
+
+/// How XDP is attached to an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// In the driver; in the generic path, aloud, where the driver has no native support.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the kernel's generic path, which is slower.
+    Generic,
+}
+
+/// Sizes of the kernel maps, in entries. They are fixed when the packet path is first loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// IPv4 flows; a flow takes two entries, one per direction.
+    pub flows_ipv4: u32,
+    /// IPv6 flows.
+    pub flows_ipv6: u32,
+    /// Services.
+    pub services: u32,
+    /// Backends, counted once per service that they stand in.
+    pub backends: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows_ipv4: 1 << 20,
+            flows_ipv6: 1 << 18,
+            services: 1024,
+            backends: 4096,
+        }
+    }
+}
+
+/// Source addresses and ports that `full-nat` gives to connections towards backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullNat {
+    /// Empty: the address that the kernel's route to a backend prefers.
+    pub source_addresses: Vec<IpAddr>,
+    /// Ports; disjoint from the kernel's ephemeral range.
+    pub source_ports: RangeInclusive<u16>,
+}
+
+impl Default for FullNat {
+    fn default() -> Self {
+        Self {
+            source_addresses: Vec::new(),
+            source_ports: 2048..=32767,
+        }
+    }
+}
+
+/// Transport protocol of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// What identifies a service on the wire. It never changes during a service's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceId {
+    /// Virtual address and port.
+    pub vip: SocketAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vip, self.protocol)
+    }
+}
+
+/// A VIP with a port, and the pool behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Unique name, for people.
+    pub name: String,
+    /// Address, port and protocol.
+    pub id: ServiceId,
+    /// How packets reach the backends.
+    pub mode: ForwardingMode,
+    /// How a new flow finds its backend.
+    pub scheduler: Scheduler,
+    /// Whether `lb` puts the VIP on an interface, so that the kernel answers ARP and neighbour discovery for it.
+    pub vip_address: VipAddress,
+    /// What happens to the flows of a backend that is down.
+    pub on_down: OnDown,
+    /// Whether a recovered lower tier takes new flows back from a higher one.
+    pub failback: bool,
+    /// Idle timeouts of flows.
+    pub timeouts: Timeouts,
+    /// How backends are checked.
+    pub health: HealthCheck,
+    /// The pool.
+    pub backends: Vec<Backend>,
+}
+
+/// Who puts the VIP on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VipAddress {
+    /// `lb` adds the address (as a /32 or /128) to the named interface and removes it on detach. Without a name: to the
+    /// interface whose subnet holds the VIP, else to the first one.
+    Add(Option<String>),
+    /// The operator sees to it.
+    Manual,
+}
+
+/// How packets reach the backends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardingMode {
+    /// Destination and source are rewritten; replies come back through `lb`. Works everywhere.
+    #[default]
+    FullNat,
+    /// The destination is rewritten; `lb` must be the backends' gateway. They see the client's address.
+    Nat,
+}
+
+impl fmt::Display for ForwardingMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::FullNat => "full-nat",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+/// How a new flow finds its backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// Smooth weighted round-robin.
+    #[default]
+    RoundRobin,
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::RoundRobin => "round-robin",
+        })
+    }
+}
+
+/// What happens to the flows of a backend that is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDown {
+    /// The client's next packet is answered with a TCP RST, so that it reconnects at once.
+    Reset,
+    /// The client's next packet opens a flow to another backend.
+    Move,
+    /// Packets go on to the backend, in case it still lives.
+    Keep,
+}
+
+impl fmt::Display for OnDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reset => "reset",
+            Self::Move => "move",
+            Self::Keep => "keep",
+        })
+    }
+}
+
+/// Idle timeouts of flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// A SYN was seen, the handshake is not complete.
+    pub tcp_syn: Duration,
+    /// The connection is open, at least in one direction.
+    pub tcp_established: Duration,
+    /// Both sides sent FIN, or one sent RST.
+    pub tcp_closing: Duration,
+    /// A UDP flow.
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_syn: Duration::from_secs(30),
+            // Longer than the two hours after which Linux sends its first keep-alive.
+            tcp_established: Duration::from_mins(130),
+            tcp_closing: Duration::from_secs(10),
+            udp: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One server in the pool of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Unique within its service.
+    pub name: String,
+    /// Where connections go.
+    pub address: SocketAddr,
+    /// Share of new flows, 0 to 256; 0 takes none.
+    pub weight: u16,
+    /// 0 serves first; a higher tier only while every lower one has no healthy backend. `backup = true` is tier 1.
+    pub tier: u8,
+    /// What the operator decided.
+    pub admin: AdminState,
+}
+
+/// What the operator decided about a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdminState {
+    /// In rotation while healthy.
+    #[default]
+    Enabled,
+    /// No new flows; those that exist go on.
+    Drain,
+    /// No new flows; those that exist are treated as `on-down` says. Not health-checked.
+    Disabled,
+}
+
+impl fmt::Display for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Enabled => "enabled",
+            Self::Drain => "drain",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+/// How the backends of a service are checked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is asked of the backend.
+    pub probe: Probe,
+    /// Port to ask, if not the backend's own.
+    pub port: Option<u16>,
+    /// Between two checks of a backend whose state is settled.
+    pub interval: Duration,
+    /// Between two checks while the state is changing.
+    pub fast_interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that bring a backend down.
+    pub fall: u32,
+    /// The first check is delayed by a random time up to this, so that checks do not come in step.
+    pub start_jitter: Duration,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            port: None,
+            interval: Duration::from_secs(2),
+            fast_interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            start_jitter: Duration::from_millis(200),
+        }
+    }
+}
+
+/// What a health check asks of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// Nothing: the backend is always taken as healthy.
+    None,
+    /// A TCP connection can be opened.
+    Tcp,
+    /// `GET` over HTTP/1.1 is answered as expected.
+    Http(HttpProbe),
+}
+
+/// An HTTP health check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// Path and query, beginning with `/`.
+    pub path: String,
+    /// `Host` header; without it, the target's address.
+    pub host: Option<String>,
+    /// Status codes that count as healthy, such as `200..=399`.
+    pub status: RangeInclusive<u16>,
+    /// Text that the first 64 KiB of the body must hold.
+    pub body: Option<String>,
+}
+
+/// What one check talks to: services that share it share the check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HealthTarget {
+    /// Address and port that are asked.
+    pub address: SocketAddr,
+    /// How.
+    pub check: HealthCheck,
+}
+
+impl Service {
+    /// The health-check target of one of this service's backends.
+    #[must_use]
+    pub fn health_target(&self, backend: &Backend) -> HealthTarget {
+        let mut address = backend.address;
+        if let Some(port) = self.health.port {
+            address.set_port(port);
+        }
+        HealthTarget {
+            address,
+            check: self.health.clone(),
+        }
+    }
+}
