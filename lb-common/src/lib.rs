@@ -1,1 +1,16 @@
+//! What the packet path and its controller share: the layout of the kernel maps, and the pure packet logic.
+//!
+//! Nothing here performs I/O or knows a clock, so every function runs the same in the kernel and under `cargo test`.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod abi;
+pub mod checksum;
+pub mod flow;
+pub mod net;
+pub mod reason;
+pub mod reset;
+pub mod rewrite;
+pub mod schedule;
+
+pub use network_types;

@@ -1,0 +1,401 @@
+//! The layout of the kernel maps: every key and value, the same type on both sides.
+//!
+//! All are `repr(C)` without implicit padding. Any change here that an old packet path would misread must raise
+//! [`ABI_VERSION`], which is part of the pin path.
+
+use crate::{
+    flow::{Direction, Phase, Tick, Timeouts},
+    net::{AnyAddr, Be16, MacAddr},
+    rewrite::Rewrite,
+};
+
+/// Version of this layout.
+pub const ABI_VERSION: u32 = 1;
+
+/// Slots in one entry of the slot arena, so that one write publishes many.
+pub const SLOTS_PER_PAGE: u32 = 64;
+
+/// A flow's packets in one direction, as they arrive.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+impl<A> FlowKey<A> {
+    /// From addresses, ports and protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new((src, src_port): (A, Be16), (dst, dst_port): (A, Be16), protocol: u8) -> Self
+    where
+        A: Copy,
+    {
+        Self {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// One direction of a flow. Each flow has two entries, which are refreshed together.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow<A> {
+    /// What happens to its packets.
+    pub rewrite: Rewrite<A>,
+    /// Where the client's packets come from, and replies go to.
+    pub client: Link,
+    /// Index of its backend.
+    pub backend: u32,
+    /// When it expires if no packet comes.
+    pub expires: Tick,
+    /// When it was made.
+    pub opened: Tick,
+    /// Where it stands in its life.
+    pub phase: Phase,
+    /// Which way this entry's packets go.
+    pub direction: Direction,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// A neighbour and how to reach it.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The neighbour's MAC address.
+    pub remote: MacAddr,
+    /// Our own MAC address on the interface.
+    pub local: MacAddr,
+    /// The interface's index.
+    pub ifindex: u32,
+}
+
+/// What a packet of a service is addressed to.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceKey<A> {
+    /// Virtual address.
+    pub vip: A,
+    /// Port.
+    pub port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl<A> ServiceKey<A> {
+    /// From address, port and protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(vip: A, port: Be16, protocol: u8) -> Self
+    where
+        A: Copy,
+    {
+        Self {
+            vip,
+            port,
+            protocol,
+            pad: 0,
+        }
+    }
+}
+
+/// A service: all that changes while it lives is elsewhere, its schedule in [`Rotation`].
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Index of its rotation and cursor.
+    pub index: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The slots that a service's new flows take turns over: first slot in the upper half, their number in the lower.
+///
+/// One aligned 64-bit store publishes it, so no packet sees half of a change. The default names no slot: refuse.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Rotation(pub u64);
+
+impl Rotation {
+    /// `len` slots from `base` on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(base: u32, len: u32) -> Self {
+        Self((base as u64) << 32 | len as u64)
+    }
+
+    /// First slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn base(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Number of slots.
+    #[inline(always)]
+    #[must_use]
+    pub const fn len(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether no backend takes new flows.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A run of slots; each is the index of a backend.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotPage(pub [u32; SLOTS_PER_PAGE as usize]);
+
+/// A counter that CPUs share, alone on its cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// The next ticket.
+    pub next: u64,
+    /// Zero.
+    pub pad: [u64; 7],
+}
+
+/// A backend of one service, written so that packets see a change whole or not at all.
+///
+/// The writer fills the side that is not live, then writes again with `live` turned: between the two writes packets
+/// see the old side, whose bytes do not change.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct BackendEntry {
+    /// The side that counts: 0 or 1.
+    pub live: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Two versions.
+    pub sides: [Backend; 2],
+}
+
+impl BackendEntry {
+    /// The version that counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn current(&self) -> &Backend {
+        let [a, b] = &self.sides;
+        if self.live & 1 == 0 { a } else { b }
+    }
+
+    /// The two successive writes that publish a new version.
+    #[must_use]
+    pub const fn publish(&self, new: Backend) -> [Self; 2] {
+        let [a, b] = self.sides;
+        let sides = if self.live & 1 == 0 { [a, new] } else { [new, b] };
+        let staged = Self {
+            live: self.live & 1,
+            pad: 0,
+            sides,
+        };
+        [
+            staged,
+            Self {
+                live: staged.live ^ 1,
+                ..staged
+            },
+        ]
+    }
+}
+
+/// A backend of one service. The same server in two services is two backends, each with its own counters.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Its address.
+    pub address: AnyAddr,
+    /// Its port.
+    pub port: Be16,
+    /// First of the source ports that `full-nat` uses.
+    pub first_source_port: Be16,
+    /// How many source ports there are.
+    pub source_ports: u32,
+    /// First of its source addresses in the source arena.
+    pub first_source: u32,
+    /// How many source addresses there are.
+    pub sources: u32,
+    /// Next hop and interface towards it.
+    pub link: Link,
+    /// Largest packet that fits the interface, in bytes from the IP header on.
+    pub mtu: u32,
+    /// Index of its service.
+    pub service: u32,
+    /// Idle timeouts of its flows.
+    pub timeouts: Timeouts,
+    /// Whether its flows go on.
+    pub state: BackendState,
+    /// What becomes of its flows when it is down.
+    pub on_down: OnDown,
+    /// Forwarding mode.
+    pub mode: Mode,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// IP version, 4 or 6; 0 in an entry that was never used.
+    pub family: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Whether a backend's flows go on. A number rather than an enum, because it is read from a map.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct BackendState(pub u8);
+
+impl BackendState {
+    /// The entry is free.
+    pub const FREE: Self = Self(0);
+    /// Flows go on. Whether it takes new ones is the schedule's business.
+    pub const UP: Self = Self(1);
+    /// Its flows are treated as [`OnDown`] says.
+    pub const DOWN: Self = Self(2);
+    /// As [`BackendState::DOWN`]; the operator removed it, and the entry is free once no flow names it.
+    pub const REMOVED: Self = Self(3);
+}
+
+/// What becomes of the flows of a backend that is down.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct OnDown(pub u8);
+
+impl OnDown {
+    /// The client is answered with RST.
+    pub const RESET: Self = Self(0);
+    /// The flow is made anew, with another backend.
+    pub const MOVE: Self = Self(1);
+    /// Packets go on to the backend.
+    pub const KEEP: Self = Self(2);
+}
+
+/// Forwarding mode.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Mode(pub u8);
+
+impl Mode {
+    /// Destination and source are rewritten.
+    pub const FULL_NAT: Self = Self(0);
+    /// The destination is rewritten.
+    pub const NAT: Self = Self(1);
+}
+
+/// Counters of one backend on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct BackendStats {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, Ethernet headers included.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows opened.
+    pub opened: u64,
+    /// Flows that the packet path saw end; those that expire unseen are counted by the controller's sweep.
+    pub closed: u64,
+}
+
+const _: () = {
+    use crate::net::{Addr4, Addr6};
+    assert!(size_of::<FlowKey<Addr4>>() == 16);
+    assert!(size_of::<FlowKey<Addr6>>() == 40);
+    assert!(size_of::<Flow<Addr4>>() == 48);
+    assert!(size_of::<Flow<Addr6>>() == 72);
+    assert!(size_of::<Link>() == 16);
+    assert!(size_of::<ServiceKey<Addr4>>() == 8);
+    assert!(size_of::<ServiceKey<Addr6>>() == 20);
+    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Backend>() == 16 + 4 + 12 + 16 + 8 + 16 + 8);
+    assert!(size_of::<BackendEntry>() == 8 + 2 * size_of::<Backend>());
+    assert!(size_of::<BackendStats>() == 48);
+    assert!(size_of::<Cursor>() == 64);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    #![expect(unsafe_code, reason = "aya asks for its marker trait on what maps hold")]
+
+    use super::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, Service, ServiceKey, SlotPage};
+    use crate::net::{Addr4, Addr6};
+
+    macro_rules! pod {
+        ($($t:ty),+ $(,)?) => {
+            $(
+                // SAFETY: repr(C) or transparent over integers, without padding (asserted by size above), so every bit
+                // pattern is a value and every byte is initialised.
+                unsafe impl aya::Pod for $t {}
+            )+
+        };
+    }
+
+    pod!(
+        FlowKey<Addr4>,
+        FlowKey<Addr6>,
+        Flow<Addr4>,
+        Flow<Addr6>,
+        ServiceKey<Addr4>,
+        ServiceKey<Addr6>,
+        Service,
+        Rotation,
+        SlotPage,
+        Cursor,
+        BackendEntry,
+        BackendStats,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishing_never_touches_the_live_side() {
+        let v = |port| Backend {
+            port: Be16::new(port),
+            ..Backend::default()
+        };
+        let mut entry = BackendEntry::default();
+        for port in 1..6 {
+            let before = *entry.current();
+            let [staged, flipped] = entry.publish(v(port));
+            assert_eq!(staged.live, entry.live, "the first write leaves the old version live");
+            assert_eq!(*staged.current(), before);
+            assert_eq!(flipped.sides, staged.sides, "the second write changes one word");
+            assert_eq!(*flipped.current(), v(port));
+            entry = flipped;
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_one_word() {
+        let r = Rotation::new(0xdead_beef, 0x1234_5678);
+        assert_eq!((r.base(), r.len(), r.is_empty()), (0xdead_beef, 0x1234_5678, false));
+        assert!(Rotation::default().is_empty());
+    }
+}

@@ -1,0 +1,220 @@
+//! Numbers in network byte order, addresses, and what differs between IPv4 and IPv6.
+
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// A 16-bit number kept in network byte order, such as a port.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// From a number in the host's order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// From two bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(bytes: [u8; 2]) -> Self {
+        Self(u16::from_ne_bytes(bytes))
+    }
+
+    /// The bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_wire(self) -> [u8; 2] {
+        self.0.to_ne_bytes()
+    }
+
+    /// The number in the host's order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The 16-bit word as loaded from memory: what checksum arithmetic works on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Be16 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// An IPv4 address in network byte order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Addr4(u32);
+
+/// An IPv6 address in network byte order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Addr6([u32; 4]);
+
+/// An address of either family as it stands in a map that serves both: an IPv4 address in the first word, the rest zero.
+pub type AnyAddr = [u32; 4];
+
+/// What an address must offer so that one source serves both families.
+pub trait Address: Copy + PartialEq {
+    /// The address in the first of a map's four words, the rest zero; or in all four.
+    fn to_any(self) -> AnyAddr;
+    /// Back from a map's four words.
+    fn from_any(any: AnyAddr) -> Self;
+    /// Its 32-bit words as loaded from memory, for checksum arithmetic. Words beyond the address are zero.
+    fn words(self) -> [u32; 4];
+}
+
+impl Addr4 {
+    /// From four bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(bytes: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(bytes))
+    }
+
+    /// The bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_wire(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+}
+
+impl Addr6 {
+    /// From sixteen bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(b: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ])
+    }
+
+    /// The bytes as they stand in a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_wire(self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        ]
+    }
+}
+
+impl Address for Addr4 {
+    #[inline(always)]
+    fn to_any(self) -> AnyAddr {
+        [self.0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn from_any(any: AnyAddr) -> Self {
+        Self(any[0])
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        [self.0, 0, 0, 0]
+    }
+}
+
+impl Address for Addr6 {
+    #[inline(always)]
+    fn to_any(self) -> AnyAddr {
+        self.0
+    }
+
+    #[inline(always)]
+    fn from_any(any: AnyAddr) -> Self {
+        Self(any)
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        self.0
+    }
+}
+
+impl From<Ipv4Addr> for Addr4 {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::from_wire(ip.octets())
+    }
+}
+
+impl From<Addr4> for Ipv4Addr {
+    fn from(a: Addr4) -> Self {
+        Self::from(a.to_wire())
+    }
+}
+
+impl From<Ipv6Addr> for Addr6 {
+    fn from(ip: Ipv6Addr) -> Self {
+        Self::from_wire(ip.octets())
+    }
+}
+
+impl From<Addr6> for Ipv6Addr {
+    fn from(a: Addr6) -> Self {
+        Self::from(a.to_wire())
+    }
+}
+
+impl fmt::Debug for Addr4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ipv4Addr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Addr6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ipv6Addr::from(*self).fmt(f)
+    }
+}
+
+/// An address of either family as maps that serve both hold it.
+#[must_use]
+pub fn to_any(ip: IpAddr) -> AnyAddr {
+    match ip {
+        IpAddr::V4(ip) => Addr4::from(ip).to_any(),
+        IpAddr::V6(ip) => Addr6::from(ip).to_any(),
+    }
+}
+
+/// A MAC address.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;

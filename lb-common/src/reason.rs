@@ -1,0 +1,134 @@
+//! Why a packet left the packet path another way than to a backend or a client.
+//!
+//! The same enums count in the kernel, and name in the CLI, the metrics and the docs.
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// Its name in the CLI, the metrics and the docs.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// One sentence for the operator.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was handed to the kernel as it came, byte for byte.
+    PassReason {
+        /// Neither IPv4 nor IPv6: ARP, VLAN-tagged frames and the like.
+        NotIp = "not-ip",
+        /// Neither TCP nor UDP: ICMP, neighbour discovery and the like.
+        NotTcpOrUdp = "not-tcp-or-udp",
+        /// Headers that are cut short or contradict themselves; the kernel will discard it.
+        Malformed = "malformed",
+        /// A fragment other than the first, which names no port.
+        LaterFragment = "later-fragment",
+        /// IPv6 extension headers stand before the ports.
+        Ipv6Extension = "ipv6-extension",
+        /// No flow and no service matches.
+        NotAService = "not-a-service",
+        /// It may not be forwarded any further (TTL or hop limit 1 or 0); the kernel answers.
+        TtlExpired = "ttl-expired",
+    }
+}
+
+reasons! {
+    /// Why a packet of a service was not forwarded. Where TCP allows, the sender is told by RST.
+    DropReason {
+        /// The first fragment of a packet for a service: fragments of services are not forwarded.
+        Fragment = "fragment",
+        /// TCP flags that no sound stack sends to open a connection; no answer.
+        BadTcpFlags = "bad-tcp-flags",
+        /// A TCP packet of a connection that is not in the flow table; answered with RST.
+        NoFlow = "no-flow",
+        /// No backend can take a new flow; TCP is answered with RST.
+        NoBackend = "no-backend",
+        /// Its backend is down or was removed; answered with RST as `on-down = "reset"` asks.
+        BackendDown = "backend-down",
+        /// No free source port towards the backend: add source addresses or ports; TCP is answered with RST.
+        SourcePortsExhausted = "source-ports-exhausted",
+        /// In `nat` mode, another VIP has a connection between the same client and backend ports; TCP is answered with RST.
+        TupleInUse = "tuple-in-use",
+        /// The flow table refused a new entry; TCP is answered with RST.
+        FlowTableFull = "flow-table-full",
+        /// UDP over IPv6 without a checksum, which RFC 8200 forbids.
+        UdpChecksumMissing = "udp-checksum-missing",
+        /// Larger than the MTU towards the backend.
+        ExceedsMtu = "exceeds-mtu",
+        /// The packet path met a state that should not exist, such as a schedule that names no backend; please report.
+        Internal = "internal",
+    }
+}
+
+/// Counters in the kernel's reason map: pass reasons first, then drop reasons.
+pub const COUNTERS: u32 = PassReason::COUNT + DropReason::COUNT;
+
+impl PassReason {
+    /// Its place in the kernel's reason map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        self as u32
+    }
+}
+
+impl DropReason {
+    /// Its place in the kernel's reason map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        PassReason::COUNT + self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_counters_are_distinct_and_dense() {
+        let names: HashSet<_> = PassReason::ALL
+            .iter()
+            .map(|r| r.as_str())
+            .chain(DropReason::ALL.iter().map(|r| r.as_str()))
+            .collect();
+        assert_eq!(names.len(), COUNTERS as usize);
+        let counters: Vec<_> = PassReason::ALL
+            .iter()
+            .map(|r| r.counter())
+            .chain(DropReason::ALL.iter().map(|r| r.counter()))
+            .collect();
+        assert_eq!(counters, (0..COUNTERS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn meanings_are_sentences() {
+        for meaning in PassReason::ALL
+            .iter()
+            .map(|r| r.meaning())
+            .chain(DropReason::ALL.iter().map(|r| r.meaning()))
+        {
+            assert!(meaning.ends_with('.') && !meaning.starts_with(' '), "{meaning:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Schedules: the order in which a service's backends take new flows.
+//!
+//! A schedule is a sequence of backends in the slot arena; round-robin walks it with one atomic cursor per service.
+
+/// Which slot of a schedule of `len` slots the `ticket`-th new flow takes. The caller sees to it that `len` is not zero.
+#[inline(always)]
+#[must_use]
+pub const fn round_robin(ticket: u64, len: u32) -> u32 {
+    match (ticket as u32).checked_rem(len) {
+        Some(slot) if ticket <= u32::MAX as u64 => slot,
+        _ => match ticket.checked_rem(len as u64) {
+            Some(slot) => slot as u32,
+            None => 0,
+        },
+    }
+}
+
+/// Smooth weighted round-robin, as nginx describes it (commit 52327e0627f4, "Upstream: smooth weighted round-robin
+/// balancing"): each turn every peer gains its weight, the one that has most is taken and pays the sum of all weights.
+///
+/// Weights 5, 1, 1 give `a a b a c a a`. `credit` is scratch of the same length as `weights`, all zero at first.
+#[derive(Debug)]
+pub struct SmoothWrr<'a> {
+    weights: &'a [u32],
+    credit: &'a mut [i64],
+    total: i64,
+}
+
+impl<'a> SmoothWrr<'a> {
+    /// Peers with the given weights.
+    #[must_use]
+    pub fn new(weights: &'a [u32], credit: &'a mut [i64]) -> Self {
+        let total = weights.iter().map(|w| i64::from(*w)).sum();
+        Self { weights, credit, total }
+    }
+
+    /// After how many turns the order repeats: the sum of the weights over their greatest common divisor.
+    #[must_use]
+    pub fn period(weights: &[u32]) -> u64 {
+        let gcd = weights.iter().fold(0, |a, b| gcd(a, *b));
+        let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+        sum.checked_div(u64::from(gcd)).unwrap_or(0)
+    }
+}
+
+impl Iterator for SmoothWrr<'_> {
+    type Item = usize;
+
+    /// The peer whose turn it is; `None` when no peer has any weight.
+    fn next(&mut self) -> Option<usize> {
+        if self.total == 0 {
+            return None;
+        }
+        let mut best: Option<(usize, &mut i64)> = None;
+        for (i, (credit, weight)) in self.credit.iter_mut().zip(self.weights).enumerate() {
+            *credit += i64::from(*weight);
+            if *weight > 0 && best.as_ref().is_none_or(|(_, most)| *credit > **most) {
+                best = Some((i, credit));
+            }
+        }
+        let (i, credit) = best?;
+        *credit -= self.total;
+        Some(i)
+    }
+}
+
+const fn gcd(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order(weights: &[u32], turns: usize) -> Vec<usize> {
+        let mut credit = vec![0; weights.len()];
+        SmoothWrr::new(weights, &mut credit).take(turns).collect()
+    }
+
+    #[test]
+    fn nginx_example() {
+        assert_eq!(order(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn nobody_to_take() {
+        assert_eq!(order(&[], 3), [0; 0]);
+        assert_eq!(order(&[0, 0], 3), [0; 0]);
+        assert_eq!(SmoothWrr::period(&[]), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_exact_over_a_period(weights in proptest::collection::vec(0u32..=256, 1..12)) {
+            let period = SmoothWrr::period(&weights) as usize;
+            let turns = order(&weights, period);
+            let sum: u32 = weights.iter().sum();
+            prop_assert_eq!(turns.len(), period);
+            for (i, weight) in weights.iter().enumerate() {
+                let got = turns.iter().filter(|t| **t == i).count() as u64;
+                prop_assert_eq!(got * u64::from(sum), u64::from(*weight) * period as u64);
+            }
+        }
+
+        /// Smooth: at every moment each peer is within one turn of its fair share for equal weights, and a heavy peer
+        /// never waits longer than its share demands, give or take the number of peers.
+        #[test]
+        fn equal_weights_differ_by_at_most_one(n in 1usize..20, turns in 1usize..200) {
+            let order = order(&vec![7; n], turns);
+            let counts: Vec<_> = (0..n).map(|i| order.iter().filter(|t| **t == i).count()).collect();
+            prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
+        }
+
+        #[test]
+        fn never_far_from_the_fair_share(weights in proptest::collection::vec(1u32..=256, 2..12)) {
+            let sum: u32 = weights.iter().sum();
+            let mut counts = vec![0i64; weights.len()];
+            for (turn, peer) in order(&weights, SmoothWrr::period(&weights) as usize).into_iter().enumerate() {
+                counts[peer] += 1;
+                for (count, weight) in counts.iter().zip(&weights) {
+                    let fair = (turn as f64 + 1.0) * f64::from(*weight) / f64::from(sum);
+                    prop_assert!((*count as f64 - fair).abs() < weights.len() as f64);
+                }
+            }
+        }
+
+        #[test]
+        fn tickets_walk_the_schedule(ticket: u64, len in 1u32..100_000) {
+            prop_assert_eq!(u64::from(round_robin(ticket, len)), ticket % u64::from(len));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The packet path as the controller sees it. Only this room knows aya.
+//!
+//! [`Datapath`] is what the controller writes to and reads from; the kernel implements it, and so does an in-memory
+//! fake for tests.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use lb_common::{
+    abi::{Backend, Rotation, SlotPage},
+    flow::Tick,
+};
+
+use crate::{
+    api::MapReport,
+    model::{ServiceId, XdpMode},
+};
+
+/// What an attached interface runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Kernel name.
+    pub interface: String,
+    /// Kernel index.
+    pub ifindex: u32,
+    /// Native (in the driver) rather than generic.
+    pub native: bool,
+    /// Why the generic path is used, when it was not asked for.
+    pub note: Option<String>,
+}
+
+/// Traffic counters of one backend, summed over CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackendCounters {
+    /// See [`lb_common::abi::BackendStats`].
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows opened.
+    pub opened: u64,
+    /// Flows that the packet path saw end.
+    pub closed: u64,
+}
+
+/// What the kernel maps hold, as far as the controller wrote it: what a new daemon adopts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Service index by identity.
+    pub services: BTreeMap<ServiceId, u32>,
+    /// Rotations of those services, by service index.
+    pub rotations: BTreeMap<u32, Rotation>,
+    /// Slot pages that rotations refer to, by page number.
+    pub pages: BTreeMap<u32, SlotPage>,
+    /// Backend entries that are not free, by index.
+    pub backends: BTreeMap<u32, Backend>,
+    /// Source addresses by place in the source arena, for those that backends refer to.
+    pub sources: BTreeMap<u32, IpAddr>,
+}
+
+/// A flow as the sweep and `lb flows` see it: the entry of the client's direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Client address and port.
+    pub client: SocketAddr,
+    /// VIP and port.
+    pub vip: SocketAddr,
+    /// Source that the backend sees.
+    pub source: SocketAddr,
+    /// Backend address and port.
+    pub backend_address: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Backend index.
+    pub backend: u32,
+    /// Phase.
+    pub phase: lb_common::flow::Phase,
+    /// When it was made.
+    pub opened: Tick,
+    /// When it expires if nothing comes.
+    pub expires: Tick,
+}
+
+/// Result of one sweep over the flow tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Live flows per backend index, phase [`lb_common::flow::Phase::CLOSING`] not counted.
+    pub active: BTreeMap<u32, u64>,
+    /// All unexpired flows per backend index, closing ones counted: an index is free for reuse only when it has none.
+    pub present: BTreeMap<u32, u64>,
+    /// Flows (entries of the client's direction) in the IPv4 and IPv6 table.
+    pub flows: [u64; 2],
+    /// Expired flows that were removed.
+    pub expired: u64,
+}
+
+/// Errors of the packet path; each says what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// An interface does not exist.
+    #[error("no interface `{0}`: `ip link` lists those there are")]
+    NoInterface(String),
+    /// The driver has no native XDP and native was demanded.
+    #[error("{interface}: {reason}; set xdp = \"auto\" or \"generic\" to use the slower generic path")]
+    NoNativeXdp {
+        /// Interface.
+        interface: String,
+        /// The kernel's word.
+        reason: String,
+    },
+    /// Another XDP program holds the interface.
+    #[error(
+        "{interface} already has an XDP program that is not lb's (`ip link show {interface}` shows its id); detach it first"
+    )]
+    InterfaceBusy {
+        /// Interface.
+        interface: String,
+    },
+    /// The BPF file system is not mounted.
+    #[error("{0} is not a mounted BPF file system: mount -t bpf bpf {0}")]
+    NoBpffs(PathBuf),
+    /// Pins of another ABI version are in the way.
+    #[error(
+        "{path} holds a packet path of another lb version (map layout {found}, this lb has {expected}): run `lb detach` of that version, or remove it with `lb detach --force`, which cuts its connections"
+    )]
+    AbiMismatch {
+        /// Pin directory.
+        path: PathBuf,
+        /// Version found.
+        found: String,
+        /// Ours.
+        expected: u32,
+    },
+    /// A pinned map has another shape than the configuration asks for.
+    #[error(
+        "pinned map {map} has {found} where the configuration asks for {expected}: map sizes change only after `lb detach`"
+    )]
+    MapMismatch {
+        /// Map.
+        map: String,
+        /// What it has.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// Capabilities are missing.
+    #[error("missing capabilities {0}: run as root, or grant them")]
+    Capabilities(String),
+    /// A map is full.
+    #[error("{what} is full ({limit}): raise `limits.{key}` in the configuration, then `lb detach` and start again")]
+    Full {
+        /// What.
+        what: &'static str,
+        /// Its size.
+        limit: u64,
+        /// Configuration key.
+        key: &'static str,
+    },
+    /// The kernel refused.
+    #[error("{context}: {cause}")]
+    Kernel {
+        /// What was tried.
+        context: String,
+        /// The kernel's word, verifier log included where there is one.
+        cause: String,
+    },
+}
+
+/// The packet path. Every write is one or more map updates; which of them packets see when is said at each.
+pub trait Datapath: Send {
+    /// What the maps hold now.
+    fn contents(&self) -> Result<Contents, DatapathError>;
+
+    /// Publishes a service: from now on its packets are taken. Its rotation must have been written before.
+    fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError>;
+    /// Takes a service away: its packets are the kernel's again, except those of existing flows.
+    fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError>;
+    /// Fills slot pages that no rotation refers to.
+    fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError>;
+    /// Flips a service to another schedule: one 64-bit store.
+    fn set_rotation(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError>;
+    /// Publishes a new version of a backend: packets see the old or the new one.
+    fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError>;
+    /// Writes a source address at a place of the arena that no backend refers to yet.
+    fn set_source(&mut self, place: u32, address: IpAddr) -> Result<(), DatapathError>;
+
+    /// Attaches to an interface, or adopts the link that is pinned for it. Also makes it a redirect target.
+    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attachment, DatapathError>;
+    /// Takes the packet path off an interface, which may be gone already.
+    fn detach(&mut self, interface: &str) -> Result<(), DatapathError>;
+    /// Detaches everything and removes every pin.
+    fn destroy(&mut self) -> Result<(), DatapathError>;
+
+    /// Counters of a backend.
+    fn backend_counters(&self, index: u32) -> Result<BackendCounters, DatapathError>;
+    /// Packets by reason, in the order of [`lb_common::reason`]'s counters.
+    fn reasons(&self) -> Result<Vec<u64>, DatapathError>;
+    /// Sets a backend's counters to zero, before its index is used again.
+    fn clear_backend_counters(&mut self, index: u32) -> Result<(), DatapathError>;
+    /// Memory of each map.
+    fn maps(&self) -> Result<Vec<MapReport>, DatapathError>;
+    /// Walks the flow tables: counts flows, removes expired ones.
+    fn sweep(&mut self) -> Result<Sweep, DatapathError>;
+    /// Walks the flow tables and gives each unexpired flow to `visit`, once.
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
+    /// The packet path's clock.
+    fn now(&self) -> Tick;
+}
