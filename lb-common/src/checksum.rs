@@ -92,13 +92,13 @@ pub const fn sum_words(w: [u32; 4]) -> u16 {
     fold(((sum & 0xffff) + (sum >> 16)) as u32)
 }
 
-/// The checksum of `N` bytes (an even number) with `initial` already summed, as it is written into a header.
+/// The checksum of `N` words as loaded, with `initial` already summed, as it is written into a header.
 #[inline(always)]
 #[must_use]
-pub fn full<const N: usize>(bytes: &[u8; N], initial: u16) -> u16 {
+pub fn full<const N: usize>(words: [u16; N], initial: u16) -> u16 {
     let mut sum = u32::from(initial);
-    for pair in bytes.as_chunks::<2>().0 {
-        sum += u32::from(u16::from_ne_bytes(*pair));
+    for word in words {
+        sum += u32::from(word);
     }
     !fold(sum)
 }
@@ -124,6 +124,14 @@ mod tests {
         !(sum as u16)
     }
 
+    fn full<const N: usize>(bytes: &[u8; N], initial: u16) -> u16 {
+        let sum = bytes
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
+            .sum::<u32>();
+        !fold(sum + u32::from(initial))
+    }
+
     /// 0x0000 and 0xffff are the same number in one's complement; which one appears is not fixed by equality of sums.
     fn same(a: u16, b: u16) -> bool {
         a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
@@ -132,6 +140,11 @@ mod tests {
     proptest! {
         #[test]
         fn full_agrees_with_the_reference(bytes: [u8; 40]) {
+            let mut words = [0; 20];
+            for (word, pair) in words.iter_mut().zip(bytes.chunks(2)) {
+                *word = u16::from_ne_bytes([pair[0], pair[1]]);
+            }
+            prop_assert_eq!(super::full(words, 0).to_be(), reference(&bytes));
             prop_assert_eq!(full(&bytes, 0).to_be(), reference(&bytes));
         }
 

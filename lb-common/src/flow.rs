@@ -90,6 +90,13 @@ impl Direction {
     pub const TO_BACKEND: Self = Self(0);
     /// From the backend to the client.
     pub const TO_CLIENT: Self = Self(1);
+
+    /// The other way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        Self(self.0 ^ 1)
+    }
 }
 
 /// Where a flow stands in its life. A number rather than an enum, because it is read from a map.

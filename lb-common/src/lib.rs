@@ -12,5 +12,6 @@ pub mod reason;
 pub mod reset;
 pub mod rewrite;
 pub mod schedule;
+pub mod wire;
 
 pub use network_types;

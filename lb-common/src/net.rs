@@ -96,12 +96,12 @@ impl Addr6 {
     /// From sixteen bytes as they stand in a packet.
     #[inline(always)]
     #[must_use]
-    pub const fn from_wire(b: [u8; 16]) -> Self {
-        Self([
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+    pub const fn from_wire([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: [u8; 16]) -> Self {
+        Self::from_quarters([
+            Addr4::from_wire([a, b, c, d]),
+            Addr4::from_wire([e, f, g, h]),
+            Addr4::from_wire([i, j, k, l]),
+            Addr4::from_wire([m, n, o, p]),
         ])
     }
 
@@ -109,11 +109,25 @@ impl Addr6 {
     #[inline(always)]
     #[must_use]
     pub const fn to_wire(self) -> [u8; 16] {
+        let [p, q, r, s] = self.to_quarters();
+        let ([a, b, c, d], [e, f, g, h]) = (p.to_wire(), q.to_wire());
+        let ([i, j, k, l], [m, n, o, p]) = (r.to_wire(), s.to_wire());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// From its 32-bit quarters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_quarters([a, b, c, d]: [Addr4; 4]) -> Self {
+        Self([a.0, b.0, c.0, d.0])
+    }
+
+    /// Its 32-bit quarters.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_quarters(self) -> [Addr4; 4] {
         let [a, b, c, d] = self.0;
-        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
-        [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ]
+        [Addr4(a), Addr4(b), Addr4(c), Addr4(d)]
     }
 }
 
@@ -196,14 +210,34 @@ pub fn to_any(ip: IpAddr) -> AnyAddr {
     }
 }
 
-/// A MAC address.
+/// A MAC address, in words so that it is aligned like the headers it stands in.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct MacAddr(pub [u8; 6]);
+pub struct MacAddr([u16; 3]);
+
+impl MacAddr {
+    /// From its six bytes.
+    #[must_use]
+    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self([
+            u16::from_ne_bytes([a, b]),
+            u16::from_ne_bytes([c, d]),
+            u16::from_ne_bytes([e, f]),
+        ])
+    }
+
+    /// Its six bytes.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 6] {
+        let [a, b, c] = self.0;
+        let ([a, b], [c, d], [e, f]) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
+}
 
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
+        let [a, b, c, d, e, g] = self.bytes();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }

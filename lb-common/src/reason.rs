@@ -73,6 +73,8 @@ reasons! {
         UdpChecksumMissing = "udp-checksum-missing",
         /// Larger than the MTU towards the backend.
         ExceedsMtu = "exceeds-mtu",
+        /// The interface that it should leave by is gone, or the packet path is not attached to it.
+        InterfaceGone = "interface-gone",
         /// The packet path met a state that should not exist, such as a schedule that names no backend; please report.
         Internal = "internal",
     }

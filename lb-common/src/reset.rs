@@ -3,11 +3,12 @@
 use crate::{
     checksum::{self, fold, sum_words},
     flow::TcpFlags,
-    net::{Address, Be16, TCP},
+    net::{Addr4, Address, Be16, TCP},
+    wire::{self, Ipv4, Ipv4Rest, Ports, Tcp},
 };
 
-/// Bytes of a TCP header without options.
-pub const TCP_HEADER: usize = 20;
+/// Bytes of the RST.
+pub const RST_LENGTH: u16 = size_of::<Tcp>() as u16;
 
 /// What a segment tells about the RST that answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,10 @@ pub struct Segment {
     pub payload: u32,
 }
 
-/// The RST header that answers a segment, from `from` to `to` (the segment's destination and source), checksum included.
+/// The RST that answers a segment, from `from` to `to` (the segment's destination and source), checksum included.
 #[inline(always)]
 #[must_use]
-pub fn answer<A: Address>(segment: Segment, from: (A, Be16), to: (A, Be16)) -> [u8; TCP_HEADER] {
+pub fn answer<A: Address>(segment: Segment, from: (A, Be16), to: (A, Be16)) -> Tcp {
     let (seq, ack, flags) = if segment.flags.any(TcpFlags::ACK) {
         (segment.ack, 0, TcpFlags::RST)
     } else {
@@ -36,36 +37,75 @@ pub fn answer<A: Address>(segment: Segment, from: (A, Be16), to: (A, Be16)) -> [
             TcpFlags::RST | TcpFlags::ACK,
         )
     };
-    let [s0, s1, s2, s3] = seq.to_be_bytes();
-    let [a0, a1, a2, a3] = ack.to_be_bytes();
-    let [f0, f1] = from.1.to_wire();
-    let [t0, t1] = to.1.to_wire();
-    let mut header = [
-        f0, f1, t0, t1, s0, s1, s2, s3, a0, a1, a2, a3, 0x50, flags, 0, 0, 0, 0, 0, 0,
-    ];
+    let rst = Tcp {
+        ports: Ports { src: from.1, dst: to.1 },
+        seq: wire::halves(seq),
+        ack: wire::halves(ack),
+        data_offset: 5 << 4,
+        flags,
+        window: Be16::new(0),
+        checksum: 0,
+        urgent: Be16::new(0),
+    };
     let pseudo = u32::from(sum_words(from.0.words()))
         + u32::from(sum_words(to.0.words()))
         + u32::from(u16::from(TCP).to_be())
-        + u32::from((TCP_HEADER as u16).to_be());
-    let [c0, c1] = checksum::full(&header, fold(pseudo)).to_ne_bytes();
-    header[16] = c0;
-    header[17] = c1;
-    header
+        + u32::from(RST_LENGTH.to_be());
+    Tcp {
+        checksum: checksum::full(words(&rst), fold(pseudo)),
+        ..rst
+    }
 }
 
-/// An IPv4 header without options for a segment of `payload` bytes.
+/// The words of a RST that can be other than zero.
+#[inline(always)]
+fn words(rst: &Tcp) -> [u16; 7] {
+    let ([s0, s1], [a0, a1]) = (rst.seq, rst.ack);
+    let offset_flags = u16::from_ne_bytes([rst.data_offset, rst.flags]);
+    [
+        rst.ports.src.word(),
+        rst.ports.dst.word(),
+        s0.word(),
+        s1.word(),
+        a0.word(),
+        a1.word(),
+        offset_flags,
+    ]
+}
+
+/// The IPv4 header before a RST: DF, no identification (RFC 6864), TTL 64.
 #[inline(always)]
 #[must_use]
-pub fn ipv4_header(src: [u8; 4], dst: [u8; 4], payload: u16) -> [u8; 20] {
-    let [l0, l1] = (payload + 20).to_be_bytes();
-    // DF, no identification (RFC 6864), TTL 64.
-    let mut h = [
-        0x45, 0, l0, l1, 0, 0, 0x40, 0, 64, TCP, 0, 0, src[0], src[1], src[2], src[3], dst[0], dst[1], dst[2], dst[3],
+pub fn ipv4_header(src: Addr4, dst: Addr4) -> Ipv4 {
+    const LENGTH: u16 = size_of::<Ipv4>() as u16 + RST_LENGTH;
+    const DONT_FRAGMENT: u16 = 0x4000;
+    let (src, dst) = (src.to_words(), dst.to_words());
+    let first = u16::from_ne_bytes([0x45, 0]);
+    let ttl_protocol = u16::from_ne_bytes([64, TCP]);
+    let words = [
+        first,
+        LENGTH.to_be(),
+        DONT_FRAGMENT.to_be(),
+        ttl_protocol,
+        src[0],
+        src[1],
+        dst[0],
+        dst[1],
     ];
-    let [c0, c1] = checksum::full(&h, 0).to_ne_bytes();
-    h[10] = c0;
-    h[11] = c1;
-    h
+    Ipv4 {
+        version_ihl: 0x45,
+        tos: 0,
+        length: Be16::new(LENGTH),
+        id: Be16::new(0),
+        fragment: Be16::new(DONT_FRAGMENT),
+        rest: Ipv4Rest {
+            ttl: 64,
+            protocol: TCP,
+            checksum: checksum::full(words, 0),
+            src,
+            dst,
+        },
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::net::{Addr4, Addr6};
+    use crate::net::Addr6;
 
     fn segment(flags: u8) -> Segment {
         Segment {
@@ -84,34 +124,34 @@ mod tests {
         }
     }
 
-    fn v4(segment: Segment) -> [u8; 20] {
-        answer(
-            segment,
-            (Addr4::from_wire([10, 0, 0, 1]), Be16::new(80)),
-            (Addr4::from_wire([10, 0, 0, 2]), Be16::new(9)),
-        )
+    fn v4(segment: Segment) -> Tcp {
+        let (from, to) = (Addr4::from_wire([10, 0, 0, 1]), Addr4::from_wire([10, 0, 0, 2]));
+        answer(segment, (from, Be16::new(80)), (to, Be16::new(9)))
     }
 
     #[test]
     fn with_ack_the_reset_takes_the_place_of_what_was_expected() {
         let rst = v4(segment(TcpFlags::ACK | TcpFlags::PSH));
         assert_eq!(
-            (&rst[4..8], &rst[8..12], rst[13]),
-            (&77u32.to_be_bytes()[..], &[0; 4][..], TcpFlags::RST)
+            (wire::number(rst.seq), wire::number(rst.ack), rst.flags),
+            (77, 0, TcpFlags::RST)
         );
-        assert_eq!(
-            (&rst[..2], &rst[2..4]),
-            (&80u16.to_be_bytes()[..], &9u16.to_be_bytes()[..])
-        );
+        assert_eq!((rst.ports.src.get(), rst.ports.dst.get()), (80, 9));
     }
 
     #[test]
     fn without_ack_the_reset_acknowledges_what_came() {
         let rst = v4(segment(TcpFlags::SYN));
+        let flags = TcpFlags::RST | TcpFlags::ACK;
         assert_eq!(
-            (&rst[4..8], &rst[8..12], rst[13]),
-            (&[0; 4][..], &1006u32.to_be_bytes()[..], TcpFlags::RST | TcpFlags::ACK)
+            (wire::number(rst.seq), wire::number(rst.ack), rst.flags),
+            (0, 1006, flags)
         );
+    }
+
+    fn sum(words: impl IntoIterator<Item = u16>) -> u16 {
+        let sum = words.into_iter().map(u32::from).sum::<u32>();
+        fold(fold(sum).into())
     }
 
     proptest! {
@@ -119,18 +159,20 @@ mod tests {
         #[test]
         fn checksums_verify(src: [u8; 16], dst: [u8; 16], ports: [u16; 2], seq: u32, ack: u32, flags: u8) {
             let s = Segment { seq, ack, flags: TcpFlags(flags), payload: 0 };
-            let rst = answer(s, (Addr6::from_wire(src), Be16::new(ports[0])), (Addr6::from_wire(dst), Be16::new(ports[1])));
-            let mut all = [0; 56];
-            all[..16].copy_from_slice(&src);
-            all[16..32].copy_from_slice(&dst);
-            all[32..36].copy_from_slice(&[0, TCP, 0, 20]);
-            all[36..].copy_from_slice(&rst);
-            prop_assert_eq!(checksum::full(&all, 0), 0);
+            let (src, dst) = (Addr6::from_wire(src), Addr6::from_wire(dst));
+            let rst = answer(s, (src, Be16::new(ports[0])), (dst, Be16::new(ports[1])));
+            let pseudo = [u16::from(TCP).to_be(), 20u16.to_be()];
+            let all = src.to_words().into_iter().chain(dst.to_words()).chain(pseudo).chain(words(&rst));
+            prop_assert_eq!(sum(all.chain([rst.checksum])), 0xffff);
         }
 
         #[test]
         fn ipv4_headers_verify(src: [u8; 4], dst: [u8; 4]) {
-            prop_assert_eq!(checksum::full(&ipv4_header(src, dst, 20), 0), 0);
+            let h = ipv4_header(Addr4::from_wire(src), Addr4::from_wire(dst));
+            let start = [u16::from_ne_bytes([h.version_ihl, h.tos]), h.length.word(), h.id.word(), h.fragment.word()];
+            let ttl = u16::from_ne_bytes([h.rest.ttl, h.rest.protocol]);
+            let rest = [ttl, h.rest.checksum].into_iter().chain(h.rest.src).chain(h.rest.dst);
+            prop_assert_eq!(sum(start.into_iter().chain(rest)), 0xffff);
         }
     }
 }

@@ -1,1 +1,93 @@
-fn main() {}
+//! The packet path of `lb`: an XDP program that forwards the packets of services and hands everything else to the
+//! kernel as it came. [`pipeline`] is the whole of it on one screen.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "BPF's atomics that return a value have no stable name on this target"
+)]
+
+mod family;
+mod flow_table;
+mod kernel;
+mod log;
+mod maps;
+mod packet;
+mod parse;
+mod pipeline;
+mod reset;
+mod rewrite;
+mod select;
+mod service;
+mod stats;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::reason::{DropReason, PassReason};
+
+use crate::packet::Frame;
+
+/// How a packet leaves the packet path when it is forwarded.
+#[derive(Clone, Copy)]
+enum Sent {
+    /// By the interface that it came in on.
+    Back,
+    /// By another interface.
+    To(u32),
+}
+
+/// How it leaves otherwise; `?` carries this out of the stages.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// To the kernel, as it came.
+    Pass(PassReason),
+    /// Nowhere.
+    Drop(DropReason),
+    /// Nowhere; a TCP sender is told by RST.
+    Reject(DropReason),
+}
+
+/// Entry point on every interface.
+#[xdp]
+pub fn lb(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    match pipeline::forward(frame) {
+        Ok(Sent::Back) => xdp_action::XDP_TX,
+        Ok(Sent::To(ifindex)) => maps::redirect(ifindex).unwrap_or_else(|| drop(frame, DropReason::InterfaceGone)),
+        Err(Exit::Pass(reason)) => pass(frame, reason),
+        Err(Exit::Drop(reason)) => drop(frame, reason),
+        Err(Exit::Reject(reason)) => match reset::answer(frame) {
+            Some(()) => {
+                drop(frame, reason);
+                xdp_action::XDP_TX
+            }
+            None => drop(frame, reason),
+        },
+    }
+}
+
+#[inline(always)]
+fn pass(frame: Frame, reason: PassReason) -> u32 {
+    stats::count_reason(reason.counter());
+    log::passed(frame, reason);
+    xdp_action::XDP_PASS
+}
+
+#[inline(always)]
+fn drop(frame: Frame, reason: DropReason) -> u32 {
+    stats::count_reason(reason.counter());
+    log::dropped(frame, reason);
+    xdp_action::XDP_DROP
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel lends some helpers to GPL programs only.
+#[expect(unsafe_code, reason = "the kernel looks for this section and symbol")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

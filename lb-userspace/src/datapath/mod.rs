@@ -3,6 +3,16 @@
 //! [`Datapath`] is what the controller writes to and reads from; the kernel implements it, and so does an in-memory
 //! fake for tests.
 
+mod batch;
+mod flows;
+mod kernel;
+mod links;
+pub mod loader;
+pub mod maps;
+pub mod pins;
+
+pub use kernel::KernelDatapath;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

@@ -1,0 +1,254 @@
+//! The flow table: finding, opening, refreshing and ending flows.
+//!
+//! A flow has two entries, one per direction, each under the key of the packets that arrive. They are refreshed
+//! together, at most every few seconds, so that most packets write nothing; a refresh also restores an entry whose twin
+//! was evicted, and ends a flow whose source port was given to another meanwhile.
+
+use lb_common::{
+    abi::{Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown},
+    flow::{Direction, Phase, Tick, refresh_due},
+    net::{Address, Be16, TCP},
+    reason::DropReason,
+    rewrite::Rewrite,
+    wire::Ethernet,
+};
+
+use crate::{
+    Exit,
+    family::{Family, Key},
+    maps::{self, FlowRef, NewFlow, Refused},
+    packet::Frame,
+    parse::Packet,
+    stats,
+};
+
+const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
+
+/// How many source ports are tried for a new flow before it is refused.
+const SOURCE_ATTEMPTS: u32 = 16;
+
+/// What the table says of a packet.
+pub enum Found<A: 'static> {
+    /// It belongs to a flow.
+    Flow(FlowRef<A>, &'static Backend),
+    /// It belongs to none, or to one that it may replace.
+    Nothing,
+}
+
+/// The flow of a packet, brought up to date by it.
+#[inline(always)]
+pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F::Addr>, Exit> {
+    let Some(flow) = F::flows().get(&packet.key) else {
+        return Ok(Found::Nothing);
+    };
+    if flow.expires.passed(now) {
+        return Ok(Found::Nothing);
+    }
+    let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
+    let from_client = flow.direction == Direction::TO_BACKEND;
+    if from_client && (flow.phase == Phase::CLOSING && packet.flags.opens() || backend.state != BackendState::UP) {
+        if flow.phase == Phase::CLOSING && packet.flags.opens() || backend.on_down != OnDown::KEEP {
+            return give_up::<F>(packet, flow, backend);
+        }
+    }
+    let phase = flow.phase.after(flow.direction, packet.flags);
+    let rerouted = from_client && !came_from(frame, &flow.client)?;
+    if phase != flow.phase || rerouted || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
+        let expires = now.plus(backend.timeouts.of(phase));
+        if !refresh::<F>(frame, &packet.key, flow, phase, expires) {
+            return Ok(Found::Nothing);
+        }
+    }
+    Ok(Found::Flow(flow, backend))
+}
+
+/// Ends a flow that a new one replaces, or whose backend is down. A SYN and a datagram may open the next one.
+#[inline(always)]
+fn give_up<F: Family>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<Found<F::Addr>, Exit> {
+    end::<F>(&packet.key, flow);
+    if packet.flags.opens() || (packet.key.protocol != TCP && backend.on_down == OnDown::MOVE) {
+        return Ok(Found::Nothing);
+    }
+    Err(Exit::Reject(DropReason::BackendDown))
+}
+
+/// Removes both entries of a flow.
+#[inline(always)]
+fn end<F: Family>(key: &Key<F>, flow: FlowRef<F::Addr>) {
+    if flow.phase != Phase::CLOSING {
+        stats::count_closed(flow.backend);
+    }
+    let twin = flow.rewrite.reply_key(key.protocol);
+    F::flows().remove(&twin);
+    F::flows().remove(key);
+}
+
+/// Whether a frame came over the link that the flow's client was last seen on.
+#[inline(always)]
+fn came_from(frame: Frame, link: &Link) -> Result<bool, Exit> {
+    Ok(link_of(frame)? == *link)
+}
+
+/// The link that a frame came over.
+#[inline(always)]
+fn link_of(frame: Frame) -> Result<Link, Exit> {
+    let ethernet: Ethernet = frame.read(0).ok_or(INTERNAL)?;
+    Ok(Link {
+        remote: ethernet.src,
+        local: ethernet.dst,
+        ifindex: frame.ifindex(),
+    })
+}
+
+/// Writes what a packet changed into both entries; false when the flow has lost its twin to another flow.
+#[inline(never)]
+fn refresh<F: Family>(frame: Frame, key: &Key<F>, flow: &mut Flow<F::Addr>, phase: Phase, expires: Tick) -> bool {
+    let from_client = flow.direction == Direction::TO_BACKEND;
+    if phase == Phase::CLOSING && flow.phase != Phase::CLOSING {
+        stats::count_closed(flow.backend);
+    }
+    flow.phase = phase;
+    flow.expires = expires;
+    if from_client && let Ok(link) = link_of(frame) {
+        flow.client = link;
+    }
+    let twin_key = flow.rewrite.reply_key(key.protocol);
+    let Some(twin) = F::flows().get(&twin_key) else {
+        return restore_twin::<F>(key, flow, &twin_key);
+    };
+    if !twin.rewrite.leads_to(key) {
+        F::flows().remove(key);
+        return false;
+    }
+    twin.phase = phase;
+    twin.expires = expires;
+    if from_client {
+        twin.client = flow.client;
+    }
+    true
+}
+
+/// Makes the evicted twin of an entry anew; false when another flow took its place.
+#[inline(always)]
+fn restore_twin<F: Family>(key: &Key<F>, flow: &Flow<F::Addr>, twin_key: &Key<F>) -> bool {
+    let Some(new) = F::new_flow() else { return false };
+    new.reply = *flow;
+    new.reply.rewrite = flow.rewrite.reply(key);
+    new.reply.direction = flow.direction.opposite();
+    F::flows().insert(twin_key, &new.reply).is_ok()
+}
+
+/// Makes the two entries of a new flow to the chosen backend.
+#[inline(always)]
+pub fn open<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    index: u32,
+    now: Tick,
+) -> Result<(&'static Flow<F::Addr>, &'static Backend), Exit> {
+    let backend = maps::backend(index).ok_or(INTERNAL)?;
+    let new = F::new_flow().ok_or(INTERNAL)?;
+    let phase = if packet.key.protocol == TCP {
+        Phase::SYN_SEEN
+    } else {
+        Phase::UDP
+    };
+    let to = (F::Addr::from_any(backend.address), backend.port);
+    // Field by field: a whole entry on the stack would not fit beside the rest.
+    new.flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
+    new.flow.client = link_of(frame)?;
+    new.flow.backend = index;
+    new.flow.expires = now.plus(backend.timeouts.of(phase));
+    new.flow.opened = now;
+    new.flow.phase = phase;
+    new.flow.direction = Direction::TO_BACKEND;
+    claim::<F>(&packet.key, backend, now, new)?;
+    settle::<F>(&packet.key, now, new)?;
+    // A packet that came at the same time on another CPU may have opened the flow, to another backend.
+    Ok((&new.flow, maps::backend(new.flow.backend).ok_or(INTERNAL)?))
+}
+
+/// Makes the entry of the replies, which claims the source port; in `full-nat` mode it picks one.
+#[inline(always)]
+fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
+    if backend.mode == Mode::NAT {
+        return if claim_reply::<F>(key, now, new)? {
+            Ok(())
+        } else {
+            Err(Exit::Reject(DropReason::TupleInUse))
+        };
+    }
+    for _ in 0..SOURCE_ATTEMPTS {
+        let source = next_source::<F>(new.flow.backend, backend)?;
+        new.flow.rewrite = Rewrite::new(key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
+        if claim_reply::<F>(key, now, new)? {
+            return Ok(());
+        }
+    }
+    Err(Exit::Reject(DropReason::SourcePortsExhausted))
+}
+
+/// The next source address and port in turn, so that a port rests as long as possible before it is used again.
+#[inline(always)]
+fn next_source<F: Family>(index: u32, backend: &Backend) -> Result<(F::Addr, Be16), Exit> {
+    let ticket = maps::next_source(index).ok_or(INTERNAL)?;
+    let ports = u64::from(backend.source_ports);
+    let turn = ticket.checked_div(ports).ok_or(INTERNAL)?;
+    let port = u64::from(backend.first_source_port.get()) + (ticket - turn * ports);
+    let place = turn.checked_rem(u64::from(backend.sources)).ok_or(INTERNAL)?;
+    let address = maps::source(backend.first_source + place as u32).ok_or(INTERNAL)?;
+    Ok((F::Addr::from_any(address), Be16::new(port as u16)))
+}
+
+/// Makes the entry of the replies; false when another flow has it.
+#[inline(always)]
+fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool, Exit> {
+    new.reply_key = new.flow.rewrite.reply_key(key.protocol);
+    new.reply = Flow {
+        rewrite: new.flow.rewrite.reply(key),
+        direction: Direction::TO_CLIENT,
+        ..new.flow
+    };
+    if insert::<F>(&new.reply_key, &new.reply)? {
+        return Ok(true);
+    }
+    if let Some(other) = F::flows().get(&new.reply_key)
+        && !other.expires.passed(now)
+        && !other.rewrite.leads_to(key)
+    {
+        return Ok(false);
+    }
+    // Expired, or left over from this very flow. If another CPU claims it first, the next insert says so.
+    F::flows().remove(&new.reply_key);
+    insert::<F>(&new.reply_key, &new.reply)
+}
+
+/// Makes the client's entry; where another CPU was faster, gives back the claim and takes over that CPU's flow.
+#[inline(always)]
+fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
+    if insert::<F>(key, &new.flow)? {
+        stats::count_opened(new.flow.backend);
+        return Ok(());
+    }
+    if let Some(other) = F::flows().get(key)
+        && !other.expires.passed(now)
+    {
+        F::flows().remove(&new.reply_key);
+        new.flow = *other;
+        return Ok(());
+    }
+    F::flows().remove(key);
+    insert::<F>(key, &new.flow)?;
+    stats::count_opened(new.flow.backend);
+    Ok(())
+}
+
+/// Makes an entry; false when there is one.
+#[inline(always)]
+fn insert<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool, Exit> {
+    match F::flows().insert(key, flow) {
+        Ok(()) => Ok(true),
+        Err(Refused::Exists) => Ok(false),
+        Err(Refused::Full) => Err(Exit::Reject(DropReason::FlowTableFull)),
+    }
+}

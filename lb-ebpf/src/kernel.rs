@@ -1,0 +1,54 @@
+//! Kernel helpers and machine instructions, each wrapped once.
+#![expect(unsafe_code, reason = "helpers and intrinsics are foreign functions")]
+
+use core::{
+    arch::asm,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use lb_common::flow::Tick;
+
+/// The coarse monotonic clock: a few nanoseconds to read, right to a timer tick (1 to 10 ms).
+#[inline(always)]
+pub fn now() -> Tick {
+    // SAFETY: a helper without arguments.
+    Tick::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// Adds one and gives what was there before, atomically among all CPUs.
+///
+/// # Safety
+/// `counter` points to a map value of eight bytes, aligned.
+#[inline(always)]
+pub unsafe fn take_ticket(counter: *mut u64) -> u64 {
+    // SAFETY: by contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+}
+
+/// Loads 32 bits from wherever they lie. Rust would load unaligned words byte by byte, although every machine that runs
+/// XDP loads them whole.
+///
+/// # Safety
+/// The four bytes are readable.
+#[inline(always)]
+pub unsafe fn load_word(at: *const u32) -> u32 {
+    let word: u64;
+    // SAFETY: by contract.
+    unsafe {
+        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = lateout(reg) word, options(nostack, preserves_flags, readonly))
+    };
+    word as u32
+}
+
+/// Stores 32 bits wherever they are to lie.
+///
+/// # Safety
+/// The four bytes are writable.
+#[inline(always)]
+pub unsafe fn store_word(at: *mut u32, word: u32) {
+    // SAFETY: by contract.
+    unsafe {
+        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word), options(nostack, preserves_flags))
+    };
+}

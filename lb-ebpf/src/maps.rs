@@ -1,0 +1,210 @@
+//! Every map, behind typed functions. The names are those of the pins.
+#![expect(unsafe_code, reason = "map values are shared memory behind raw pointers")]
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, xdp_action},
+    macros::map,
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+};
+use lb_common::{
+    abi::{
+        Backend, BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey,
+        SlotPage,
+    },
+    net::{Addr4, Addr6, AnyAddr},
+    reason,
+};
+
+use crate::kernel;
+
+// The loader sets the sizes that the configuration asks for; those below are placeholders.
+
+#[map]
+static SERVICES_V4: HashMap<ServiceKey<Addr4>, Service> = HashMap::with_max_entries(1, 0);
+#[map]
+static SERVICES_V6: HashMap<ServiceKey<Addr6>, Service> = HashMap::with_max_entries(1, 0);
+#[map]
+static FLOWS_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static FLOWS_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static ROTATIONS: Array<Rotation> = Array::with_max_entries(1, 0);
+#[map]
+static CURSORS: Array<Cursor> = Array::with_max_entries(1, 0);
+#[map]
+static SLOTS: Array<SlotPage> = Array::with_max_entries(1, 0);
+#[map]
+static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1, 0);
+#[map]
+static SOURCES: Array<AnyAddr> = Array::with_max_entries(1, 0);
+#[map]
+static SOURCE_CURSORS: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static DEVICES: DevMapHash = DevMapHash::with_max_entries(64, 0);
+#[map]
+static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
+
+// Room to build new flows in, which the 512 bytes of stack have not. Not pinned: nothing in it outlives a packet.
+#[map]
+static NEW_FLOW_V4: PerCpuArray<NewFlow<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static NEW_FLOW_V6: PerCpuArray<NewFlow<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The two entries of a flow that is being opened.
+#[repr(C)]
+pub struct NewFlow<A> {
+    /// The client's direction.
+    pub flow: Flow<A>,
+    /// The replies' direction.
+    pub reply: Flow<A>,
+    /// The key of the replies.
+    pub reply_key: FlowKey<A>,
+}
+
+/// This CPU's room for a new IPv4 flow.
+#[inline(always)]
+pub fn new_flow_v4() -> Option<&'static mut NewFlow<Addr4>> {
+    // SAFETY: a per-CPU value that only the packet at hand uses; programs on one CPU do not interrupt each other.
+    NEW_FLOW_V4.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// This CPU's room for a new IPv6 flow.
+#[inline(always)]
+pub fn new_flow_v6() -> Option<&'static mut NewFlow<Addr6>> {
+    // SAFETY: as for IPv4.
+    NEW_FLOW_V6.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// The table of one family's flows.
+pub struct Flows<A: 'static>(&'static LruHashMap<FlowKey<A>, Flow<A>>);
+
+/// Flows over IPv4.
+pub const fn flows_v4() -> Flows<Addr4> {
+    Flows(&FLOWS_V4)
+}
+
+/// Flows over IPv6.
+pub const fn flows_v6() -> Flows<Addr6> {
+    Flows(&FLOWS_V6)
+}
+
+/// An entry of a flow table. Other CPUs may change its phase, expiry and client link at any time.
+pub type FlowRef<A> = &'static mut Flow<A>;
+
+impl<A: Copy> Flows<A> {
+    /// The entry of a key.
+    #[inline(always)]
+    pub fn get(&self, key: &FlowKey<A>) -> Option<FlowRef<A>> {
+        // SAFETY: the entry stays valid memory until the program ends (RCU); LRU maps recycle entries, so a reader may
+        // see another flow's bytes in the rarest case, as any user of such a map does.
+        self.0.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+    }
+
+    /// Makes an entry, unless there is one.
+    #[inline(always)]
+    pub fn insert(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Refused> {
+        const EEXIST: i32 = -17;
+        match self.0.insert(key, flow, BPF_NOEXIST.into()) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(Refused::Exists),
+            Err(_) => Err(Refused::Full),
+        }
+    }
+
+    /// Removes an entry, if there is one.
+    #[inline(always)]
+    pub fn remove(&self, key: &FlowKey<A>) {
+        // An entry that is gone already is as wanted.
+        let _ = self.0.remove(key);
+    }
+}
+
+/// Why an entry was not made.
+pub enum Refused {
+    /// There is one already.
+    Exists,
+    /// No memory for one.
+    Full,
+}
+
+/// The IPv4 service of a key.
+#[inline(always)]
+pub fn service_v4(key: &ServiceKey<Addr4>) -> Option<Service> {
+    // SAFETY: valid until the program ends; replaced as a whole, never changed in place.
+    unsafe { SERVICES_V4.get(key) }.copied()
+}
+
+/// The IPv6 service of a key.
+#[inline(always)]
+pub fn service_v6(key: &ServiceKey<Addr6>) -> Option<Service> {
+    // SAFETY: as for IPv4.
+    unsafe { SERVICES_V6.get(key) }.copied()
+}
+
+/// The slots of a service, in one load.
+#[inline(always)]
+pub fn rotation(service: u32) -> Option<Rotation> {
+    // SAFETY: an aligned eight-byte value, written by one store.
+    ROTATIONS
+        .get_ptr(service)
+        .map(|rotation| unsafe { rotation.read_volatile() })
+}
+
+/// The backend that a slot names.
+#[inline(always)]
+pub fn slot(slot: u32) -> Option<u32> {
+    let page = SLOTS.get(slot / SLOTS_PER_PAGE)?;
+    page.0.get((slot % SLOTS_PER_PAGE) as usize).copied()
+}
+
+/// The version of a backend that counts now.
+#[inline(always)]
+pub fn backend(index: u32) -> Option<&'static Backend> {
+    // SAFETY: array values never move; the live side is not written to while it is live.
+    let entry: &'static BackendEntry = unsafe { &*BACKENDS.get_ptr(index)? };
+    Some(entry.current())
+}
+
+/// A source address.
+#[inline(always)]
+pub fn source(place: u32) -> Option<AnyAddr> {
+    SOURCES.get(place).copied()
+}
+
+/// A service's next ticket.
+#[inline(always)]
+pub fn next_ticket(service: u32) -> Option<u64> {
+    let cursor = CURSORS.get_ptr_mut(service)?;
+    // SAFETY: the first eight bytes of a 64-byte value.
+    Some(unsafe { kernel::take_ticket(&raw mut (*cursor).next) })
+}
+
+/// A backend's next source port, as a running number.
+#[inline(always)]
+pub fn next_source(backend: u32) -> Option<u64> {
+    let cursor = SOURCE_CURSORS.get_ptr_mut(backend)?;
+    // SAFETY: an eight-byte value.
+    Some(unsafe { kernel::take_ticket(cursor) })
+}
+
+/// This CPU's counters of a backend.
+#[inline(always)]
+pub fn backend_stats(backend: u32) -> Option<&'static mut BackendStats> {
+    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
+    BACKEND_STATS.get_ptr_mut(backend).map(|stats| unsafe { &mut *stats })
+}
+
+/// This CPU's counter of a reason.
+#[inline(always)]
+pub fn reason_counter(counter: u32) -> Option<&'static mut u64> {
+    // SAFETY: as above.
+    REASONS.get_ptr_mut(counter).map(|counter| unsafe { &mut *counter })
+}
+
+/// Redirects to an interface, if the packet path is attached to it.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> Option<u32> {
+    DEVICES.redirect(ifindex, u64::from(xdp_action::XDP_ABORTED)).ok()
+}

@@ -1,0 +1,95 @@
+//! Answering a TCP segment with RST, in place: the frame goes back where it came from.
+
+use lb_common::{
+    flow::TcpFlags,
+    net::{Addr6, Be16, TCP},
+    network_types::eth::EtherType,
+    reset::{self, RST_LENGTH, Segment},
+    wire::{self, ETHERNET, Ethernet, Ipv4, Ipv6, Ipv6Addresses, Tcp},
+};
+
+use crate::{
+    family::{Family, V4, V6},
+    packet::Frame,
+    parse::{self, Packet},
+};
+
+/// Turns the frame into a RST to its sender; `None`, and the frame as it was, where none is due.
+#[inline(always)]
+pub fn answer(frame: Frame) -> Option<()> {
+    match parse::ethertype(frame).ok()? {
+        EtherType::Ipv4 => answer_ipv4(frame),
+        EtherType::Ipv6 => answer_ipv6(frame),
+        _ => None,
+    }
+}
+
+// A function of its own for each family, for the stack's sake.
+
+#[inline(never)]
+fn answer_ipv4(frame: Frame) -> Option<()> {
+    let (packet, rst) = segment::<V4>(frame)?;
+    frame.write(ETHERNET, reset::ipv4_header(packet.key.dst, packet.key.src))?;
+    finish(frame, ETHERNET + size_of::<Ipv4>(), rst)
+}
+
+#[inline(never)]
+fn answer_ipv6(frame: Frame) -> Option<()> {
+    let (packet, rst) = segment::<V6>(frame)?;
+    frame.write(ETHERNET, ipv6_header(packet.key.dst, packet.key.src))?;
+    finish(frame, ETHERNET + size_of::<Ipv6>(), rst)
+}
+
+/// The segment, and the RST that answers it. A RST is never answered (RFC 9293).
+#[inline(always)]
+fn segment<F: Family>(frame: Frame) -> Option<(Packet<F>, Tcp)> {
+    let packet = parse::packet::<F>(frame).ok()?;
+    if packet.key.protocol != TCP || packet.flags.any(TcpFlags::RST) {
+        return None;
+    }
+    let tcp: Tcp = frame.read(packet.l4)?;
+    let headers = packet.l4 as u32 + u32::from(tcp.data_offset >> 4) * 4;
+    let segment = Segment {
+        seq: wire::number(tcp.seq),
+        ack: wire::number(tcp.ack),
+        flags: packet.flags,
+        payload: (ETHERNET as u32 + packet.length).saturating_sub(headers),
+    };
+    let (from, to) = (
+        (packet.key.dst, packet.key.dst_port),
+        (packet.key.src, packet.key.src_port),
+    );
+    let rst = reset::answer(segment, from, to);
+    Some((packet, rst))
+}
+
+/// The IPv6 header before a RST.
+#[inline(always)]
+fn ipv6_header(src: Addr6, dst: Addr6) -> Ipv6 {
+    Ipv6 {
+        version_class_flow: [Be16::new(0x6000), Be16::new(0)],
+        length: Be16::new(RST_LENGTH),
+        next_header: TCP,
+        hop_limit: 64,
+        addresses: Ipv6Addresses {
+            src: src.to_words(),
+            dst: dst.to_words(),
+        },
+    }
+}
+
+/// The TCP header, Ethernet addresses exchanged, and nothing behind.
+#[inline(always)]
+fn finish(frame: Frame, l4: usize, rst: Tcp) -> Option<()> {
+    frame.write(l4, rst)?;
+    let ethernet: Ethernet = frame.read(0)?;
+    frame.write(
+        0,
+        Ethernet {
+            dst: ethernet.src,
+            src: ethernet.dst,
+            ..ethernet
+        },
+    )?;
+    frame.truncate(l4 + size_of::<Tcp>())
+}

@@ -1,0 +1,43 @@
+//! Counters, one set per CPU.
+
+use lb_common::flow::Direction;
+
+use crate::maps;
+
+/// A packet that was forwarded.
+#[inline(always)]
+pub fn count_packet(backend: u32, direction: Direction, bytes: usize) {
+    if let Some(stats) = maps::backend_stats(backend) {
+        if direction == Direction::TO_BACKEND {
+            stats.packets_in += 1;
+            stats.bytes_in += bytes as u64;
+        } else {
+            stats.packets_out += 1;
+            stats.bytes_out += bytes as u64;
+        }
+    }
+}
+
+/// A flow that was opened.
+#[inline(always)]
+pub fn count_opened(backend: u32) {
+    if let Some(stats) = maps::backend_stats(backend) {
+        stats.opened += 1;
+    }
+}
+
+/// A flow that ended.
+#[inline(always)]
+pub fn count_closed(backend: u32) {
+    if let Some(stats) = maps::backend_stats(backend) {
+        stats.closed += 1;
+    }
+}
+
+/// A packet that left for a reason.
+#[inline(always)]
+pub fn count_reason(counter: u32) {
+    if let Some(packets) = maps::reason_counter(counter) {
+        *packets += 1;
+    }
+}

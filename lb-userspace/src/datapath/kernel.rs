@@ -1,0 +1,307 @@
+//! The packet path in the kernel, through aya.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapError, PerCpuValues},
+};
+use aya_log::EbpfLogger;
+use lb_common::{
+    abi::{Backend, BackendStats, Rotation, Service, ServiceKey, SlotPage},
+    flow::Tick,
+    net::{self, Addr4, Addr6, Address, Be16},
+    reason,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, Sweep, flows, links, loader,
+    maps::{self, Maps, page_of},
+    pins::{Pins, kernel},
+};
+use crate::{
+    api::MapReport,
+    model::{Limits, Protocol, ServiceId, XdpMode},
+};
+
+/// The packet path of one instance.
+pub struct KernelDatapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    pins: Pins,
+    limits: Limits,
+    attached: BTreeMap<String, u32>,
+}
+
+impl KernelDatapath {
+    /// Loads the packet path, on the maps that are pinned for the instance if there are any.
+    ///
+    /// # Errors
+    /// Missing capabilities, no BPF file system, pins of another ABI version or of other sizes, a refusal of the kernel.
+    pub fn open(bpffs: &Path, instance: &str, limits: Limits, log: loader::LogLevel) -> Result<Self, DatapathError> {
+        loader::check_capabilities()?;
+        let pins = Pins::new(bpffs, instance);
+        pins.check(bpffs)?;
+        let fresh = !pins.exist();
+        pins.create()?;
+        let loaded = loader::load(&pins, &limits, log).and_then(|mut ebpf| Ok((Maps::take(&mut ebpf, &pins)?, ebpf)));
+        match loaded {
+            Ok((maps, ebpf)) => Ok(Self {
+                ebpf,
+                maps,
+                pins,
+                limits,
+                attached: BTreeMap::new(),
+            }),
+            Err(error) => {
+                if fresh {
+                    pins.remove()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the packet path says, for a task that passes it on. `None` when there is nothing to read.
+    pub fn logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    /// The program, for tests and measurements.
+    pub fn program(&mut self) -> Result<&mut aya::programs::Xdp, DatapathError> {
+        loader::program(&mut self.ebpf)
+    }
+
+    fn pages(&self, rotation: Rotation, pages: &mut BTreeMap<u32, SlotPage>) -> Result<(), DatapathError> {
+        let (first, _) = page_of(rotation.base());
+        let (last, _) = page_of(rotation.base() + rotation.len().saturating_sub(1));
+        for page in first..=last {
+            if rotation.is_empty() {
+                break;
+            }
+            pages.insert(page, get(self.maps.slots.get(&page, 0), "SLOTS")?);
+        }
+        Ok(())
+    }
+
+    fn service_indices(&self) -> Result<BTreeMap<ServiceId, u32>, DatapathError> {
+        let mut services = BTreeMap::new();
+        for entry in self.maps.services_v4.iter() {
+            let (key, service) = get(entry, "SERVICES_V4")?;
+            let ip = std::net::Ipv4Addr::from(key.vip).into();
+            services.insert(service_id(ip, key.port, key.protocol), service.index);
+        }
+        for entry in self.maps.services_v6.iter() {
+            let (key, service) = get(entry, "SERVICES_V6")?;
+            let ip = std::net::Ipv6Addr::from(key.vip).into();
+            services.insert(service_id(ip, key.port, key.protocol), service.index);
+        }
+        Ok(services)
+    }
+}
+
+impl Datapath for KernelDatapath {
+    fn contents(&self) -> Result<Contents, DatapathError> {
+        let mut contents = Contents {
+            services: self.service_indices()?,
+            ..Contents::default()
+        };
+        for index in contents.services.values() {
+            let rotation: Rotation = get(self.maps.rotations.get(index, 0), "ROTATIONS")?;
+            self.pages(rotation, &mut contents.pages)?;
+            contents.rotations.insert(*index, rotation);
+        }
+        for index in 0..self.limits.backends {
+            let entry = get(self.maps.backends.get(&index, 0), "BACKENDS")?;
+            let backend = *entry.current();
+            if backend.family == 0 {
+                continue;
+            }
+            for place in backend.first_source..backend.first_source + backend.sources {
+                let address = get(self.maps.sources.get(&place, 0), "SOURCES")?;
+                let address = if backend.family == 4 {
+                    std::net::Ipv4Addr::from(Addr4::from_any(address)).into()
+                } else {
+                    std::net::Ipv6Addr::from(Addr6::from_any(address)).into()
+                };
+                contents.sources.insert(place, address);
+            }
+            contents.backends.insert(index, backend);
+        }
+        Ok(contents)
+    }
+
+    fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError> {
+        let (port, protocol, value) = (Be16::new(id.vip.port()), number(id.protocol), Service { index, pad: 0 });
+        let result = match id.vip.ip() {
+            IpAddr::V4(ip) => self
+                .maps
+                .services_v4
+                .insert(ServiceKey::new(ip.into(), port, protocol), value, 0),
+            IpAddr::V6(ip) => self
+                .maps
+                .services_v6
+                .insert(ServiceKey::new(ip.into(), port, protocol), value, 0),
+        };
+        result.map_err(|e| full(&e, "the service table", self.limits.services, "services"))
+    }
+
+    fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError> {
+        let (port, protocol) = (Be16::new(id.vip.port()), number(id.protocol));
+        let result = match id.vip.ip() {
+            IpAddr::V4(ip) => self
+                .maps
+                .services_v4
+                .remove(&ServiceKey::new(ip.into(), port, protocol)),
+            IpAddr::V6(ip) => self
+                .maps
+                .services_v6
+                .remove(&ServiceKey::new(ip.into(), port, protocol)),
+        };
+        match result {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(e) => Err(kernel(format!("cannot remove service {id}"), loader::chain(&e))),
+        }
+    }
+
+    fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {
+        for (index, page) in (first..).zip(pages) {
+            get(self.maps.slots.set(index, page, 0), "SLOTS")?;
+        }
+        Ok(())
+    }
+
+    fn set_rotation(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError> {
+        get(self.maps.rotations.set(service, rotation, 0), "ROTATIONS")
+    }
+
+    fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError> {
+        let entry = get(self.maps.backends.get(&index, 0), "BACKENDS")?;
+        for write in entry.publish(backend) {
+            get(self.maps.backends.set(index, write, 0), "BACKENDS")?;
+        }
+        Ok(())
+    }
+
+    fn set_source(&mut self, place: u32, address: IpAddr) -> Result<(), DatapathError> {
+        get(self.maps.sources.set(place, net::to_any(address), 0), "SOURCES")
+    }
+
+    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attachment, DatapathError> {
+        let attachment = links::attach(&mut self.ebpf, &self.pins, interface, mode)?;
+        let ifindex = attachment.ifindex;
+        self.maps
+            .devices
+            .insert(ifindex, ifindex, None, 0)
+            .map_err(|e| kernel(format!("cannot make {interface} a redirect target"), loader::chain(&e)))?;
+        self.attached.insert(interface.to_owned(), ifindex);
+        Ok(attachment)
+    }
+
+    fn detach(&mut self, interface: &str) -> Result<(), DatapathError> {
+        let Some(ifindex) = self.attached.remove(interface) else {
+            return Ok(());
+        };
+        links::detach(&self.pins, ifindex)?;
+        // The kernel removes the entry of an interface that is gone by itself.
+        let _ = self.maps.devices.remove(ifindex);
+        Ok(())
+    }
+
+    fn destroy(&mut self) -> Result<(), DatapathError> {
+        self.attached.clear();
+        self.pins.remove()
+    }
+
+    fn backend_counters(&self, index: u32) -> Result<BackendCounters, DatapathError> {
+        let per_cpu = get(self.maps.backend_stats.get(&index, 0), "BACKEND_STATS")?;
+        Ok(per_cpu
+            .iter()
+            .fold(BackendCounters::default(), |sum, cpu| BackendCounters {
+                packets_in: sum.packets_in + cpu.packets_in,
+                bytes_in: sum.bytes_in + cpu.bytes_in,
+                packets_out: sum.packets_out + cpu.packets_out,
+                bytes_out: sum.bytes_out + cpu.bytes_out,
+                opened: sum.opened + cpu.opened,
+                closed: sum.closed + cpu.closed,
+            }))
+    }
+
+    fn reasons(&self) -> Result<Vec<u64>, DatapathError> {
+        (0..reason::COUNTERS)
+            .map(|counter| Ok(get(self.maps.reasons.get(&counter, 0), "REASONS")?.iter().sum()))
+            .collect()
+    }
+
+    fn clear_backend_counters(&mut self, index: u32) -> Result<(), DatapathError> {
+        let cpus = get(self.maps.backend_stats.get(&index, 0), "BACKEND_STATS")?.len();
+        let values = PerCpuValues::try_from(vec![BackendStats::default(); cpus])
+            .map_err(|e| kernel("cannot clear counters", e))?;
+        get(self.maps.backend_stats.set(index, values, 0), "BACKEND_STATS")
+    }
+
+    fn maps(&self) -> Result<Vec<MapReport>, DatapathError> {
+        maps::memory(&self.pins, &self.limits)
+    }
+
+    fn sweep(&mut self) -> Result<Sweep, DatapathError> {
+        let now = self.now();
+        let mut sweep = Sweep::default();
+        let flows_v4 = flows::sweep(&mut self.maps.flows_v4, now, &mut sweep)?;
+        let flows_v6 = flows::sweep(&mut self.maps.flows_v6, now, &mut sweep)?;
+        sweep.flows = [flows_v4, flows_v6];
+        Ok(sweep)
+    }
+
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
+        let now = self.now();
+        flows::for_each(&self.maps.flows_v4, now, visit)?;
+        flows::for_each(&self.maps.flows_v6, now, visit)
+    }
+
+    fn now(&self) -> Tick {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(std::time::Duration::from)
+            .unwrap_or_default();
+        Tick::from_ns(u64::try_from(now.as_nanos()).unwrap_or_default())
+    }
+}
+
+fn get<T>(result: Result<T, MapError>, map: &str) -> Result<T, DatapathError> {
+    result.map_err(|e| kernel(format!("map {map}"), loader::chain(&e)))
+}
+
+fn full(error: &MapError, what: &'static str, limit: u32, key: &'static str) -> DatapathError {
+    match error {
+        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => DatapathError::Full {
+            what,
+            limit: limit.into(),
+            key,
+        },
+        error => kernel(format!("cannot write to {what}"), loader::chain(error)),
+    }
+}
+
+const fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => net::TCP,
+        Protocol::Udp => net::UDP,
+    }
+}
+
+fn service_id(ip: IpAddr, port: Be16, protocol: u8) -> ServiceId {
+    let protocol = if protocol == net::UDP {
+        Protocol::Udp
+    } else {
+        Protocol::Tcp
+    };
+    ServiceId {
+        vip: SocketAddr::new(ip, port.get()),
+        protocol,
+    }
+}

@@ -1,0 +1,79 @@
+//! Loading the packet path, with its maps pinned or adopted.
+
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::Xdp};
+use caps::{CapSet, Capability};
+
+use super::{
+    DatapathError, maps,
+    pins::{Pins, kernel},
+};
+use crate::model::Limits;
+
+/// The packet path's object file.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb"));
+/// Programs that measurements compare with: `bare_tx`, `bare_redirect`, `sink`, `pass`.
+pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+
+/// How much the packet path says, as `aya-log` counts: 0 nothing, 1 errors, up to 5 everything.
+pub type LogLevel = u8;
+
+/// Checks that this process may load programs and change interfaces.
+pub fn check_capabilities() -> Result<(), DatapathError> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    if has(Capability::CAP_SYS_ADMIN) && has(Capability::CAP_NET_ADMIN) {
+        return Ok(());
+    }
+    let needed = [
+        Capability::CAP_BPF,
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_NET_RAW,
+        Capability::CAP_PERFMON,
+    ];
+    let missing: Vec<_> = needed.into_iter().filter(|c| !has(*c)).map(|c| c.to_string()).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(DatapathError::Capabilities(missing.join(", ")))
+    }
+}
+
+/// Loads the program; maps that are pinned already are used as they are, after a check of their shapes.
+pub(super) fn load(pins: &Pins, limits: &Limits, level: LogLevel) -> Result<Ebpf, DatapathError> {
+    maps::check_pinned(pins, limits)?;
+    let directory = pins.maps();
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global("AYA_LOG_LEVEL", &level, false);
+    for (name, entries, ..) in maps::shapes(limits) {
+        loader
+            .map_max_entries(name, entries)
+            .map_pin_path(name, directory.join(name));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|e| kernel("cannot load the packet path's maps", chain(&e)))?;
+    program(&mut ebpf)?
+        .load()
+        .map_err(|e| kernel("the kernel refused the packet path", chain(&e)))?;
+    Ok(ebpf)
+}
+
+/// The XDP program.
+pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    let program = ebpf
+        .program_mut("lb")
+        .ok_or_else(|| kernel("program lb", "not in the packet path's object"))?;
+    program.try_into().map_err(|e| kernel("program lb", e))
+}
+
+/// An error with all its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

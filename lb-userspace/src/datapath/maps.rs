@@ -1,0 +1,162 @@
+//! The kernel maps as user space opens them: sizes, the check of what is pinned, and typed handles.
+
+use aya::{
+    Ebpf,
+    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray},
+};
+use lb_common::{
+    abi::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage},
+    net::{Addr4, Addr6, AnyAddr},
+    reason,
+};
+
+use super::{
+    DatapathError,
+    flows::Table,
+    pins::{Pins, kernel},
+};
+use crate::{api::MapReport, model::Limits};
+
+/// Pages in the slot arena: a million slots.
+pub const SLOT_PAGES: u32 = 16_384;
+/// Places in the source arena.
+pub const SOURCE_PLACES: u32 = 4096;
+/// Interfaces at most.
+pub const DEVICES: u32 = 64;
+
+/// Name, entries, key and value size of every pinned map.
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 13] {
+    let Limits {
+        flows_ipv4,
+        flows_ipv6,
+        services,
+        backends,
+    } = *limits;
+    [
+        (
+            "SERVICES_V4",
+            services,
+            size_of::<ServiceKey<Addr4>>(),
+            size_of::<Service>(),
+        ),
+        (
+            "SERVICES_V6",
+            services,
+            size_of::<ServiceKey<Addr6>>(),
+            size_of::<Service>(),
+        ),
+        (
+            "FLOWS_V4",
+            flows_ipv4.saturating_mul(2),
+            size_of::<FlowKey<Addr4>>(),
+            size_of::<Flow<Addr4>>(),
+        ),
+        (
+            "FLOWS_V6",
+            flows_ipv6.saturating_mul(2),
+            size_of::<FlowKey<Addr6>>(),
+            size_of::<Flow<Addr6>>(),
+        ),
+        ("ROTATIONS", services, 4, size_of::<Rotation>()),
+        ("CURSORS", services, 4, size_of::<Cursor>()),
+        ("SLOTS", SLOT_PAGES, 4, size_of::<SlotPage>()),
+        ("BACKENDS", backends, 4, size_of::<BackendEntry>()),
+        ("SOURCES", SOURCE_PLACES, 4, size_of::<AnyAddr>()),
+        ("SOURCE_CURSORS", backends, 4, 8),
+        ("DEVICES", DEVICES, 4, 8),
+        ("BACKEND_STATS", backends, 4, size_of::<BackendStats>()),
+        ("REASONS", reason::COUNTERS, 4, 8),
+    ]
+}
+
+/// Compares what is pinned with what the configuration asks for: the kernel would reuse any map under the right name.
+pub(super) fn check_pinned(pins: &Pins, limits: &Limits) -> Result<(), DatapathError> {
+    for (name, entries, key, value) in shapes(limits) {
+        let path = pins.maps().join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))?;
+        let found = (info.max_entries(), info.key_size() as usize, info.value_size() as usize);
+        if found != (entries, key, value) {
+            let words = |(entries, key, value)| format!("{entries} entries of {key} + {value} bytes");
+            return Err(DatapathError::MapMismatch {
+                map: name.to_owned(),
+                found: words(found),
+                expected: words((entries, key, value)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Memory of the pinned maps, as the kernel accounts it.
+pub(super) fn memory(pins: &Pins, limits: &Limits) -> Result<Vec<MapReport>, DatapathError> {
+    let mut reports = Vec::new();
+    for (name, max_entries, ..) in shapes(limits) {
+        let path = pins.maps().join(name);
+        let map = MapData::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))?;
+        reports.push(MapReport {
+            name: name.to_owned(),
+            max_entries,
+            bytes: memlock(&map),
+        });
+    }
+    Ok(reports)
+}
+
+fn memlock(map: &MapData) -> u64 {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let fd = map.fd().as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Typed handles of all maps that the controller writes or reads.
+pub(super) struct Maps {
+    pub services_v4: HashMap<MapData, ServiceKey<Addr4>, Service>,
+    pub services_v6: HashMap<MapData, ServiceKey<Addr6>, Service>,
+    pub flows_v4: Table<Addr4>,
+    pub flows_v6: Table<Addr6>,
+    pub rotations: Array<MapData, Rotation>,
+    pub slots: Array<MapData, SlotPage>,
+    pub backends: Array<MapData, BackendEntry>,
+    pub sources: Array<MapData, AnyAddr>,
+    pub devices: DevMapHash<MapData>,
+    pub backend_stats: PerCpuArray<MapData, BackendStats>,
+    pub reasons: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            services_v4: take(ebpf, "SERVICES_V4")?,
+            services_v6: take(ebpf, "SERVICES_V6")?,
+            flows_v4: Table::new(take(ebpf, "FLOWS_V4")?, &pins.maps().join("FLOWS_V4"))?,
+            flows_v6: Table::new(take(ebpf, "FLOWS_V6")?, &pins.maps().join("FLOWS_V6"))?,
+            rotations: take(ebpf, "ROTATIONS")?,
+            slots: take(ebpf, "SLOTS")?,
+            backends: take(ebpf, "BACKENDS")?,
+            sources: take(ebpf, "SOURCES")?,
+            devices: take(ebpf, "DEVICES")?,
+            backend_stats: take(ebpf, "BACKEND_STATS")?,
+            reasons: take(ebpf, "REASONS")?,
+        })
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, DatapathError> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| kernel(format!("map {name}"), "not in the packet path's object"))?;
+    M::try_from(map).map_err(|e| kernel(format!("map {name}"), e))
+}
+
+/// The page and the place in it of a slot.
+#[must_use]
+pub const fn page_of(slot: u32) -> (u32, u32) {
+    (slot / SLOTS_PER_PAGE, slot % SLOTS_PER_PAGE)
+}
