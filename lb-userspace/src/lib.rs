@@ -1,5 +1,6 @@
 //! `lb`: an XDP layer-4 load balancer. This crate is its daemon and its command line.
 
 pub mod api;
+pub mod config;
 pub mod datapath;
 pub mod model;
