@@ -1,5 +1,7 @@
 //! `lb`: an XDP layer-4 load balancer. This crate is its daemon and its command line.
 
 pub mod api;
+pub mod config;
 pub mod datapath;
+pub mod health;
 pub mod model;

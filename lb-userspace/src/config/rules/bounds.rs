@@ -1,0 +1,36 @@
+//! The ranges that values must lie in, each once.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// Entries of a flow table.
+pub(in crate::config) const FLOWS: RangeInclusive<u32> = 1024..=1 << 24;
+/// Services.
+pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
+/// Backends of all services.
+pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=65_536;
+/// Share of new flows.
+pub(in crate::config) const WEIGHT: RangeInclusive<u16> = 0..=256;
+/// Tiers.
+pub(in crate::config) const TIER: RangeInclusive<u8> = 0..=9;
+/// Ports that packets go to.
+pub(in crate::config) const PORT: RangeInclusive<u16> = 1..=65_535;
+/// First of the source ports; those below are for servers.
+pub(in crate::config) const LOWEST_SOURCE_PORT: u16 = 1024;
+/// Results in a row.
+pub(in crate::config) const RISE_FALL: RangeInclusive<u32> = 1..=1000;
+/// Idle timeouts of flows.
+pub(in crate::config) const FLOW_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=WEEK;
+/// Between two health checks. A shorter interval would be a load of its own.
+pub(in crate::config) const CHECK_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=WEEK;
+/// Length of a health check.
+pub(in crate::config) const CHECK_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=WEEK;
+/// Delay of the first health check.
+pub(in crate::config) const START_JITTER: RangeInclusive<Duration> = Duration::ZERO..=WEEK;
+/// Bytes of text expected in a body.
+pub(in crate::config) const BODY_BYTES: RangeInclusive<usize> = 1..=4096;
+/// Bytes of the path of a Unix socket, of the 108 in `sockaddr_un`, less the final NUL.
+pub(in crate::config) const SOCKET_PATH_BYTES: usize = 107;
+/// Bytes of an interface name: `IFNAMSIZ` less the final NUL.
+pub(in crate::config) const INTERFACE_NAME_BYTES: usize = 15;
+
+const WEEK: Duration = Duration::from_hours(7 * 24);

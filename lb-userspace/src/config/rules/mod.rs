@@ -1,0 +1,243 @@
+//! What must hold in a configuration, wherever it comes from. Pure functions over the model.
+
+pub(super) mod bounds;
+mod host;
+mod pool;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Display,
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use super::{
+    error::{ConfigErrors, Problem},
+    value::format_duration,
+};
+use crate::model::{Backend, Config, Service, ServiceId};
+
+/// Checks a whole configuration.
+///
+/// # Errors
+/// [`ConfigErrors`] with everything that is wrong, without places in a file.
+pub fn validate(config: &Config) -> Result<(), ConfigErrors> {
+    ConfigErrors::check(check(config))
+}
+
+/// Checks a service that is to be added to a valid configuration. Keys in the errors start at the service: `vip`,
+/// `backend[0].weight`.
+///
+/// # Errors
+/// [`ConfigErrors`] with everything that is wrong with the service or would be by adding it.
+pub fn validate_service(service: &Service, config: &Config) -> Result<(), ConfigErrors> {
+    let mut candidate = config.clone();
+    let prefix = format!("service[{}].", candidate.services.len());
+    candidate.services.push(service.clone());
+    ConfigErrors::check(new_problems(config, &candidate, &prefix))
+}
+
+/// Checks a backend that is to be added to a service of a valid configuration. Keys in the errors start at the backend:
+/// `address`, `weight`.
+///
+/// # Errors
+/// [`ConfigErrors`] with everything that is wrong with the backend or would be by adding it.
+pub fn validate_backend(backend: &Backend, service: &Service, config: &Config) -> Result<(), ConfigErrors> {
+    let mut candidate = config.clone();
+    let place = candidate
+        .services
+        .iter()
+        .position(|other| other.id == service.id)
+        .unwrap_or(candidate.services.len());
+    let prefix = format!("service[{place}].backend[{}].", service.backends.len());
+    let mut service = service.clone();
+    service.backends.push(backend.clone());
+    match candidate.services.get_mut(place) {
+        Some(slot) => *slot = service,
+        None => candidate.services.push(service),
+    }
+    ConfigErrors::check(new_problems(config, &candidate, &prefix))
+}
+
+fn new_problems(before: &Config, after: &Config, prefix: &str) -> Vec<Problem> {
+    let known = check(before);
+    let mut problems = check(after);
+    problems.retain(|problem| !known.contains(problem));
+    for problem in &mut problems {
+        if let Some(key) = problem.key.strip_prefix(prefix) {
+            problem.key = key.to_owned();
+        }
+    }
+    problems
+}
+
+/// All problems of a configuration.
+pub(super) fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    host::check(config, &mut problems);
+    counts(config, &mut problems);
+    for (index, service) in config.services.iter().enumerate() {
+        pool::check(&format!("service[{index}]"), service, config, &mut problems);
+    }
+    unique_services(&config.services, &mut problems);
+    loops(&config.services, &mut problems);
+    problems
+}
+
+/// The maps have room for what is configured.
+fn counts(config: &Config, problems: &mut Vec<Problem>) {
+    let services = config.services.len();
+    let backends = config
+        .services
+        .iter()
+        .map(|service| service.backends.len())
+        .sum::<usize>();
+    let counts = [
+        ("services", services, config.limits.services),
+        ("backends", backends, config.limits.backends),
+    ];
+    for (what, count, limit) in counts {
+        if usize::try_from(limit).is_ok_and(|limit| count > limit) {
+            let problem = Problem::new(
+                format!("limits.{what}"),
+                format!("{count} {what} are configured, and {limit} fit"),
+            );
+            problems.push(problem.value(limit).expected(format!("at least {count}")));
+        }
+    }
+}
+
+fn unique_services(services: &[Service], problems: &mut Vec<Problem>) {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let mut ids: HashMap<ServiceId, (usize, &str)> = HashMap::new();
+    for (index, service) in services.iter().enumerate() {
+        let name = service.name.as_str();
+        if let Some(first) = names.get(name) {
+            problems.push(
+                Problem::new(
+                    format!("service[{index}].name"),
+                    format!("there is another service `{name}`"),
+                )
+                .value(name)
+                .expected("a unique name")
+                .related(format!("service[{first}].name"), "the other one")
+                .conflict(),
+            );
+        }
+        names.entry(name).or_insert(index);
+        if let Some((first, other)) = ids.get(&service.id) {
+            let message = format!("{} is the VIP of service `{other}` already", service.id);
+            problems.push(
+                Problem::new(format!("service[{index}].vip"), message)
+                    .value(service.id)
+                    .expected("another address, port or protocol; or put the backends into one service")
+                    .related(format!("service[{first}].vip"), format!("service `{other}`"))
+                    .conflict(),
+            );
+        }
+        ids.entry(service.id).or_insert((index, name));
+    }
+}
+
+/// No backend is a VIP: packets would come back to the load balancer.
+fn loops(services: &[Service], problems: &mut Vec<Problem>) {
+    let mut vips: HashMap<ServiceId, usize> = HashMap::new();
+    for (index, service) in services.iter().enumerate() {
+        vips.entry(service.id).or_insert(index);
+    }
+    for (index, service) in services.iter().enumerate() {
+        for (place, backend) in service.backends.iter().enumerate() {
+            let id = ServiceId {
+                vip: backend.address,
+                protocol: service.id.protocol,
+            };
+            let Some((owner, vip_owner)) = vips.get(&id).and_then(|at| Some((*at, services.get(*at)?))) else {
+                continue;
+            };
+            let whose = if owner == index {
+                "this service".to_owned()
+            } else {
+                format!("service `{}`", vip_owner.name)
+            };
+            let message = format!(
+                "backend `{}` of service `{}` is the VIP {id} of {whose}: packets would go round in a loop",
+                backend.name, service.name
+            );
+            problems.push(
+                Problem::new(format!("service[{index}].backend[{place}].address"), message)
+                    .value(backend.address)
+                    .expected("the address of a server")
+                    .related(format!("service[{owner}].vip"), "the VIP"),
+            );
+        }
+    }
+}
+
+/// An idle timeout of flows.
+pub(super) fn flow_timeout(key: &str, timeout: Duration) -> Option<Problem> {
+    let mut problems = Vec::new();
+    duration_within(key, timeout, &bounds::FLOW_TIMEOUT, &mut problems);
+    problems.pop()
+}
+
+fn duration_within(key: &str, value: Duration, range: &RangeInclusive<Duration>, problems: &mut Vec<Problem>) {
+    if range.contains(&value) {
+        return;
+    }
+    let value = format_duration(value);
+    let expected = format!(
+        "{} to {}",
+        format_duration(*range.start()),
+        format_duration(*range.end())
+    );
+    problems.push(
+        Problem::new(key, format!("{value} is out of range"))
+            .value(value)
+            .expected(expected),
+    );
+}
+
+fn within<T: PartialOrd + Display>(key: &str, value: &T, range: &RangeInclusive<T>, problems: &mut Vec<Problem>) {
+    if range.contains(value) {
+        return;
+    }
+    let expected = format!("an integer from {} to {}", range.start(), range.end());
+    problems.push(
+        Problem::new(key, format!("{value} is out of range"))
+            .value(value)
+            .expected(expected),
+    );
+}
+
+/// Reports every item that came before; `key_of` makes the key of the item with an index.
+fn duplicates<T: Eq + std::hash::Hash + Display>(
+    items: impl Iterator<Item = T>,
+    key_of: impl Fn(usize) -> String,
+    what: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let mut firsts: HashMap<T, usize> = HashMap::new();
+    for (index, item) in items.enumerate() {
+        if let Some(first) = firsts.get(&item) {
+            problems.push(
+                Problem::new(key_of(index), format!("{item} is {what}"))
+                    .value(&item)
+                    .expected("each only once")
+                    .related(key_of(*first), "the first one")
+                    .conflict(),
+            );
+        } else {
+            firsts.insert(item, index);
+        }
+    }
+}
+
+/// The names of all interfaces, if any is unknown because it could not be read.
+fn interface_names(config: &Config) -> Option<HashSet<&str>> {
+    let names: HashSet<&str> = config
+        .interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect();
+    (!names.contains("")).then_some(names)
+}

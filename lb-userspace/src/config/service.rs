@@ -1,0 +1,218 @@
+//! `[[service]]` with its health check and its backends.
+
+use std::net::SocketAddr;
+
+use super::{
+    error::Problem,
+    file::{NO_ADDRESS, duration, required_string, timeouts},
+    rules::bounds,
+    section::Section,
+    value,
+};
+use crate::model::{
+    AdminState, Backend, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Scheduler, Service,
+    ServiceId, Timeouts, VipAddress,
+};
+
+const HTTP_ONLY: [&str; 4] = ["path", "host", "expect-status", "expect-body"];
+const TEXT: &str = "text in quotation marks";
+
+#[derive(Clone, Copy)]
+enum VipKind {
+    Add,
+    Manual,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProbeKind {
+    Tcp,
+    Http,
+    None,
+}
+
+/// Reads one service; `default_timeouts` are those of `[timeouts]`.
+pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Service {
+    let name = required_string(&mut section, "name", "a unique name");
+    let vip = endpoint(&mut section, "vip");
+    let protocol = section
+        .choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
+        .unwrap_or(Protocol::Tcp);
+    let service = Service {
+        name,
+        id: ServiceId { vip, protocol },
+        mode: section
+            .choice(
+                "mode",
+                &[("full-nat", ForwardingMode::FullNat), ("nat", ForwardingMode::Nat)],
+            )
+            .unwrap_or_default(),
+        scheduler: section
+            .choice("scheduler", &[("round-robin", Scheduler::RoundRobin)])
+            .unwrap_or_default(),
+        vip_address: vip_address(&mut section),
+        on_down: section
+            .choice(
+                "on-down",
+                &[("reset", OnDown::Reset), ("move", OnDown::Move), ("keep", OnDown::Keep)],
+            )
+            .unwrap_or(match protocol {
+                Protocol::Tcp => OnDown::Reset,
+                Protocol::Udp => OnDown::Move,
+            }),
+        failback: section.boolean("failback").unwrap_or(true),
+        timeouts: timeouts(section.table("timeouts"), default_timeouts),
+        health: health(section.table("health"), protocol),
+        backends: section.tables("backend").into_iter().map(backend).collect(),
+    };
+    section.finish();
+    service
+}
+
+fn endpoint(section: &mut Section<'_>, key: &'static str) -> SocketAddr {
+    let expected = "ADDRESS:PORT such as \"192.0.2.10:80\" or \"[2001:db8::10]:80\"";
+    section.require(key, expected);
+    section
+        .parsed(key, expected, value::endpoint)
+        .unwrap_or(SocketAddr::new(NO_ADDRESS, 0))
+}
+
+fn vip_address(section: &mut Section<'_>) -> VipAddress {
+    let kind = section.choice("vip-address", &[("add", VipKind::Add), ("manual", VipKind::Manual)]);
+    let interface = section
+        .string("vip-interface", "the name of one of the interfaces")
+        .map(str::to_owned);
+    match (kind.unwrap_or(VipKind::Add), interface) {
+        (VipKind::Add, interface) => VipAddress::Add(interface),
+        (VipKind::Manual, None) => VipAddress::Manual,
+        (VipKind::Manual, Some(interface)) => {
+            let problem = Problem::new(
+                section.path_of("vip-interface"),
+                "this key has no effect with vip-address = \"manual\"",
+            );
+            section.push(
+                problem
+                    .value(interface)
+                    .expected("no `vip-interface`, or vip-address = \"add\""),
+            );
+            VipAddress::Manual
+        }
+    }
+}
+
+/// `[service.health]`.
+fn health(mut section: Section<'_>, protocol: Protocol) -> HealthCheck {
+    let default = HealthCheck::default();
+    let written = section.choice(
+        "type",
+        &[
+            ("tcp", ProbeKind::Tcp),
+            ("http", ProbeKind::Http),
+            ("none", ProbeKind::None),
+        ],
+    );
+    let type_is_readable = written.is_some() || !section.has("type");
+    let kind = written.unwrap_or(match protocol {
+        Protocol::Tcp => ProbeKind::Tcp,
+        Protocol::Udp => ProbeKind::None,
+    });
+    let probe = probe(&mut section, kind);
+    let port = section.integer("port", &bounds::PORT);
+    let interval = duration(&mut section, "interval").unwrap_or(default.interval);
+    let check = HealthCheck {
+        probe,
+        port,
+        interval,
+        // A shorter interval alone is not to be an error about a key that nobody wrote.
+        fast_interval: duration(&mut section, "fast-interval").unwrap_or(default.fast_interval.min(interval)),
+        timeout: duration(&mut section, "timeout").unwrap_or(default.timeout),
+        rise: section.integer("rise", &bounds::RISE_FALL).unwrap_or(default.rise),
+        fall: section.integer("fall", &bounds::RISE_FALL).unwrap_or(default.fall),
+        start_jitter: duration(&mut section, "start-jitter").unwrap_or(default.start_jitter),
+    };
+    if type_is_readable {
+        refuse_idle_keys(&section, kind);
+    }
+    section.finish();
+    check
+}
+
+fn probe(section: &mut Section<'_>, kind: ProbeKind) -> Probe {
+    let http = HttpProbe {
+        path: section
+            .string("path", "a path such as \"/healthz\"")
+            .unwrap_or("/")
+            .to_owned(),
+        host: section.string("host", "a host name").map(str::to_owned),
+        status: section
+            .parsed(
+                "expect-status",
+                "HTTP status codes such as \"200\" or \"200-399\"",
+                value::status_range,
+            )
+            .unwrap_or(200..=399),
+        body: section.string("expect-body", TEXT).map(str::to_owned),
+    };
+    match kind {
+        ProbeKind::Tcp => Probe::Tcp,
+        ProbeKind::Http => Probe::Http(http),
+        ProbeKind::None => Probe::None,
+    }
+}
+
+/// A key without effect is a misunderstanding: the operator believes that something is checked which is not.
+fn refuse_idle_keys(section: &Section<'_>, kind: ProbeKind) {
+    let (idle, message): (&[&str], _) = match kind {
+        ProbeKind::Http => return,
+        ProbeKind::Tcp => (&HTTP_ONLY, "this key has no effect with type = \"tcp\""),
+        ProbeKind::None => (
+            &["path", "host", "expect-status", "expect-body", "port"],
+            "this key has no effect without a check",
+        ),
+    };
+    for key in idle.iter().filter(|key| section.has(key)) {
+        let expected = match *key {
+            "port" => "type = \"tcp\" or type = \"http\" along with it",
+            _ => "type = \"http\" along with it",
+        };
+        section.push(Problem::new(section.path_of(key), message).expected(expected));
+    }
+}
+
+/// `[[service.backend]]`.
+fn backend(mut section: Section<'_>) -> Backend {
+    let address = endpoint(&mut section, "address");
+    let name = section
+        .string("name", "a unique name")
+        .map_or_else(|| address.to_string(), str::to_owned);
+    let backend = Backend {
+        name,
+        address,
+        weight: section.integer("weight", &bounds::WEIGHT).unwrap_or(1),
+        tier: tier(&mut section),
+        admin: section
+            .choice(
+                "state",
+                &[
+                    ("enabled", AdminState::Enabled),
+                    ("drain", AdminState::Drain),
+                    ("disabled", AdminState::Disabled),
+                ],
+            )
+            .unwrap_or_default(),
+    };
+    section.finish();
+    backend
+}
+
+/// `backup = true` is tier 1.
+fn tier(section: &mut Section<'_>) -> u8 {
+    let backup = section.boolean("backup");
+    let tier = section.integer("tier", &bounds::TIER);
+    if section.has("backup") && section.has("tier") {
+        let problem = Problem::new(section.path_of("tier"), "both `backup` and `tier` are given")
+            .expected("one of them; backup = true is tier = 1")
+            .related(section.path_of("backup"), "the other one");
+        section.push(problem);
+    }
+    tier.unwrap_or_else(|| u8::from(backup.unwrap_or(false)))
+}

@@ -1,0 +1,150 @@
+//! One task per distinct target, which checks it at its interval and tells of changes.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc::UnboundedSender, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    machine::{Machine, Transition},
+    probe::{self, NetworkProber, Prober},
+};
+use crate::{
+    api::{HealthReport, HealthState},
+    model::{HealthTarget, Probe},
+};
+
+/// A target changed its state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthEvent {
+    /// Which.
+    pub target: HealthTarget,
+    /// From which state to which.
+    pub transition: Transition,
+    /// Its health just after that.
+    pub report: HealthReport,
+}
+
+/// Runs the checks of all targets. Dropping it ends them.
+///
+/// Must be used within a tokio runtime.
+#[derive(Debug)]
+pub struct HealthRunner<P: Prober = NetworkProber> {
+    prober: Arc<P>,
+    events: UnboundedSender<HealthEvent>,
+    running: HashMap<HealthTarget, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    task: JoinHandle<()>,
+    report: watch::Receiver<HealthReport>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl HealthRunner<NetworkProber> {
+    /// A runner without targets, which checks over the network. Every change of state goes to `events` at once.
+    #[must_use]
+    pub fn new(events: UnboundedSender<HealthEvent>) -> Self {
+        Self::with_prober(NetworkProber, events)
+    }
+}
+
+impl<P: Prober> HealthRunner<P> {
+    /// A runner that checks with a prober of the caller's.
+    #[must_use]
+    pub fn with_prober(prober: P, events: UnboundedSender<HealthEvent>) -> Self {
+        Self {
+            prober: Arc::new(prober),
+            events,
+            running: HashMap::new(),
+        }
+    }
+
+    /// Checks these targets from now on, and no others. Targets that are checked already go on undisturbed, with the state
+    /// that they have; a new one starts from the state given with it, if one is known from an adopted packet path. Targets
+    /// without a probe are not run, and a target that comes twice is checked once.
+    ///
+    /// Events of a target that is removed may still be under way: the receiver must pass over targets that it does not know.
+    pub fn set_targets(&mut self, wanted: impl IntoIterator<Item = (HealthTarget, Option<HealthState>)>) {
+        let mut before = std::mem::take(&mut self.running);
+        for (target, initial) in wanted {
+            if target.check.probe == Probe::None || self.running.contains_key(&target) {
+                continue;
+            }
+            let running = before
+                .remove(&target)
+                .unwrap_or_else(|| self.start(target.clone(), initial));
+            self.running.insert(target, running);
+        }
+        // What is left in `before` ends here.
+    }
+
+    /// The health of a target; nothing for one that is not checked.
+    #[must_use]
+    pub fn snapshot(&self, target: &HealthTarget) -> Option<HealthReport> {
+        self.running.get(target).map(|running| running.report.borrow().clone())
+    }
+
+    fn start(&self, target: HealthTarget, initial: Option<HealthState>) -> Running {
+        let machine = Machine::new(&target.check, initial, SystemTime::now());
+        let (sender, report) = watch::channel(machine.report());
+        let task = run(Arc::clone(&self.prober), target, machine, sender, self.events.clone());
+        Running {
+            task: tokio::spawn(task),
+            report,
+        }
+    }
+}
+
+/// Checks one target until it is aborted, or nobody listens any more.
+async fn run<P: Prober>(
+    prober: Arc<P>,
+    target: HealthTarget,
+    mut machine: Machine,
+    report: watch::Sender<HealthReport>,
+    events: UnboundedSender<HealthEvent>,
+) {
+    let mut next = Instant::now() + jitter(target.check.start_jitter, RandomState::new().hash_one(target.address));
+    loop {
+        sleep_until(next).await;
+        let result = probe::check(prober.as_ref(), &target).await;
+        let transition = machine.record(result, SystemTime::now());
+        report.send_replace(machine.report());
+        if let Some(transition) = transition {
+            let event = HealthEvent {
+                target: target.clone(),
+                transition,
+                report: machine.report(),
+            };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+        // From planned start to planned start, so that checks do not drift; a check that overran is followed by the next
+        // one at once, and those that it missed are not made up for.
+        next = (next + machine.delay()).max(Instant::now());
+    }
+}
+
+/// A part of `up_to`, chosen by a random number.
+fn jitter(up_to: Duration, random: u64) -> Duration {
+    let fraction = random as f64 / u64::MAX as f64;
+    up_to.mul_f64(fraction).min(up_to)
+}
+
+#[cfg(test)]
+mod tests;
