@@ -1,4 +1,5 @@
 //! `lb`: an XDP layer-4 load balancer. This crate is its daemon and its command line.
 
 pub mod api;
+pub mod cli;
 pub mod model;
