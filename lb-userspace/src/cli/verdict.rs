@@ -131,19 +131,20 @@ pub(super) fn of_status(status: &Status) -> Verdict {
             ));
         }
     }
-    if parts.is_empty() {
-        parts.push(match judged.len() {
-            0 => "no services are configured".to_owned(),
-            1 => "the service is healthy".to_owned(),
-            n => format!("all {n} services are healthy"),
-        });
-    }
+    let all_healthy = parts.is_empty();
     let (condition, phrase) = of_interfaces(&status.interfaces);
     worst = worst.max(condition);
     parts.extend(phrase);
     if !status.warnings.is_empty() {
         worst = worst.max(Condition::Degraded);
         parts.push(plural(status.warnings.len(), "warning"));
+    }
+    if all_healthy {
+        parts.push(match judged.len() {
+            0 => "no services are configured".to_owned(),
+            1 => "the service is healthy".to_owned(),
+            n => format!("all {n} services are healthy"),
+        });
     }
     Verdict {
         condition: worst,
@@ -177,5 +178,95 @@ fn some_of(names: &[&str]) -> String {
     match names.len().saturating_sub(NAMED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fixtures;
+
+    fn verdict(service: &ServiceReport) -> (Condition, String) {
+        let Verdict { condition, reason } = of_service(service);
+        (condition, reason)
+    }
+
+    #[test]
+    fn a_dead_standby_degrades_before_it_is_needed() {
+        let mut spare = fixtures::down(fixtures::backend("spare", "10.0.0.12:80"), "HTTP 503");
+        spare.tier = 1;
+        let pool = vec![fixtures::backend("web-1", "10.0.0.11:80"), spare];
+        let (condition, _) = verdict(&fixtures::service("web", "10.0.0.100:80", pool));
+        assert_eq!(condition, Condition::Degraded);
+    }
+
+    #[test]
+    fn a_drained_first_tier_is_no_failure() {
+        let mut drained = fixtures::backend("web-1", "10.0.0.11:80");
+        (drained.admin, drained.in_rotation) = (AdminState::Drain, false);
+        let mut spare = fixtures::backend("spare", "10.0.0.12:80");
+        spare.tier = 1;
+        let (condition, _) = verdict(&fixtures::service(
+            "web",
+            "10.0.0.100:80",
+            vec![drained, spare],
+        ));
+        assert_eq!(condition, Condition::Ok);
+    }
+
+    #[test]
+    fn a_backend_not_yet_checked_is_missed() {
+        let mut fresh = fixtures::backend("web-1", "10.0.0.11:80");
+        (fresh.health.state, fresh.in_rotation) = (HealthState::Unknown, false);
+        let pool = vec![fresh.clone(), fixtures::backend("web-2", "10.0.0.12:80")];
+        let (condition, reason) = verdict(&fixtures::service("web", "10.0.0.100:80", pool));
+        assert_eq!(
+            (condition, reason.as_str()),
+            (Condition::Degraded, "1 of 2 backends in rotation")
+        );
+        let (condition, _) = verdict(&fixtures::service("web", "10.0.0.100:80", vec![fresh]));
+        assert_eq!(condition, Condition::Down);
+    }
+
+    #[test]
+    fn the_worst_decides_and_problems_come_first() {
+        let down = fixtures::service("a", "10.0.0.1:80", Vec::new());
+        let mut ill = fixtures::web();
+        ill.name = "b".into();
+        if let Some(backend) = ill.backends.pop() {
+            ill.backends.push(fixtures::down(backend, "HTTP 503"));
+        }
+        let mut status = fixtures::status(vec![ill, down, fixtures::web()]);
+        let found = of_status(&status);
+        assert_eq!(found.condition, Condition::Down);
+        assert_eq!(
+            found.reason,
+            "1 of 3 services down (a), 1 of 3 services degraded (b)"
+        );
+
+        status.services.truncate(0);
+        status.services.push(fixtures::web());
+        status.warnings.push("look here".into());
+        let found = of_status(&status);
+        assert_eq!(found.condition, Condition::Degraded);
+        assert_eq!(found.reason, "1 warning, the service is healthy");
+
+        status.interfaces.clear();
+        assert_eq!(
+            of_status(&status).condition,
+            Condition::Down,
+            "no packet reaches lb"
+        );
+    }
+
+    #[test]
+    fn many_names_are_cut_short() {
+        let services =
+            (0..7).map(|n| fixtures::service(&format!("s{n}"), "10.0.0.1:80", Vec::new()));
+        let found = of_status(&fixtures::status(services.collect()));
+        assert_eq!(
+            found.reason,
+            "7 of 7 services down (s0, s1, s2, s3, s4 and 2 more)"
+        );
     }
 }
