@@ -45,10 +45,8 @@ const SLOW: Duration = Duration::from_secs(30);
 #[derive(Debug, Parser)]
 #[command(
     name = "lb",
-    version,
-    propagate_version = false,
-    disable_help_subcommand = false,
     max_term_width = 80,
+    version,
     after_help = "\
 Exit codes: 0 done, 1 the system refused, 2 wrong usage or request,
 3 no such thing, 4 conflict, 5 the daemon is not there or does not answer.
@@ -78,7 +76,7 @@ pub struct Global {
     pub socket: Option<PathBuf>,
 
     /// Which daemon, if several run here [default: default]
-    #[arg(long, global = true, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, global = true, value_name = "NAME", value_parser = values::instance)]
     pub instance: Option<String>,
 
     /// Mount point of the BPF file system

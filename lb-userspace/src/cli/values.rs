@@ -58,6 +58,14 @@ pub(super) fn endpoint(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
+/// An instance name: part of the paths of the socket and of the pins, and so without a way out of their directories.
+pub(super) fn instance(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('.') || text.contains(['/', '\0']) {
+        return Err("expected a name without `/`, not beginning with `.`".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A duration longer than zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

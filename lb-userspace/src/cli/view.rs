@@ -54,15 +54,11 @@ pub(super) struct View {
 impl View {
     /// For standard output as it is.
     pub(super) fn of_stdout(json: bool, color: ColorChoice) -> Self {
-        let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
-            ColorChoice::Auto => {
-                io::stdout().is_terminal()
-                    && !set("NO_COLOR")
-                    && env::var_os("TERM").is_none_or(|term| term != "dumb")
-            }
+            ColorChoice::Auto => io::stdout().is_terminal() && !no_color && !is_dumb_terminal(),
         };
         Self {
             json,
@@ -127,6 +123,10 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+fn is_dumb_terminal() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Width of the terminal that standard output is, or as if it were a small one.

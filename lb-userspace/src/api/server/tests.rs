@@ -21,7 +21,7 @@ use crate::api::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server whose daemon answers `Version`, keeps quiet about `Status`, and drops everything else.
+/// A server whose daemon answers `Version`, keeps quiet about `Status`, ends at `Shutdown`, and drops everything else.
 struct Server {
     directory: TempDir,
     path: PathBuf,
@@ -51,6 +51,11 @@ fn start() -> Server {
                     reply.send(Reply::Version { version }).unwrap();
                 }
                 Request::Status => unanswered.push(reply),
+                Request::Shutdown => {
+                    let message = "Detached.".into();
+                    reply.send(Reply::Done { message }).unwrap();
+                    return;
+                }
                 _ => drop(reply),
             }
         }
@@ -91,6 +96,17 @@ async fn a_request_is_answered_and_the_socket_is_removed_at_the_end() {
     server.stop.send(()).unwrap();
     server.served.await.unwrap();
     assert!(!server.path.exists(), "the socket is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_reply_leaves_although_idle_clients_stay() {
+    let server = start();
+    let _idle = StdStream::connect(&server.path).unwrap();
+    let path = server.path.clone();
+    let reply = blocking(move || call(&path, &Request::Shutdown, PATIENCE)).await;
+    assert!(matches!(reply, Ok(Reply::Done { .. })), "{reply:?}");
+    server.served.await.unwrap();
+    assert!(!server.path.exists());
 }
 
 #[tokio::test]
@@ -290,7 +306,7 @@ async fn one_client_too_many_is_told_so_and_places_become_free_again() {
 async fn a_dropped_request_and_a_foreign_reply_are_errors() {
     let server = start();
     let path = server.path.clone();
-    let error = blocking(move || call(&path, &Request::Shutdown, PATIENCE))
+    let error = blocking(move || call(&path, &Request::ServiceList, PATIENCE))
         .await
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::System);

@@ -296,6 +296,8 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("backend drain web", "<BACKEND>"),
         ("flows --limit 0", "1..=100000"),
         ("status --watch 0", "0.1 to 3600"),
+        ("status --instance ../other", "without `/`"),
+        ("detach --instance ..", "not beginning with"),
         ("statsu", "status"),
         ("run", "--config <FILE>"),
     ] {
