@@ -217,6 +217,17 @@ pub enum OnDown {
     Keep,
 }
 
+impl OnDown {
+    /// What is done unless the operator says otherwise.
+    #[must_use]
+    pub const fn default_for(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Reset,
+            Protocol::Udp => Self::Move,
+        }
+    }
+}
+
 impl fmt::Display for OnDown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -265,6 +276,23 @@ pub struct Backend {
     pub tier: u8,
     /// What the operator decided.
     pub admin: AdminState,
+}
+
+impl Backend {
+    /// Largest weight.
+    pub const MAX_WEIGHT: u16 = 256;
+
+    /// An enabled backend of weight 1 in tier 0, named by its address.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            address,
+            weight: 1,
+            tier: 0,
+            admin: AdminState::default(),
+        }
+    }
 }
 
 /// What the operator decided about a backend.
@@ -326,6 +354,21 @@ impl Default for HealthCheck {
     }
 }
 
+impl HealthCheck {
+    /// The check of a service whose operator asked for none in particular.
+    #[must_use]
+    pub fn default_for(protocol: Protocol) -> Self {
+        let probe = match protocol {
+            Protocol::Tcp => Probe::Tcp,
+            Protocol::Udp => Probe::None,
+        };
+        Self {
+            probe,
+            ..Self::default()
+        }
+    }
+}
+
 /// What a health check asks of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -360,7 +403,38 @@ pub struct HealthTarget {
     pub check: HealthCheck,
 }
 
+impl HttpProbe {
+    /// `GET path`, with any status from 200 to 399 taken as healthy.
+    #[must_use]
+    pub const fn new(path: String) -> Self {
+        Self {
+            path,
+            host: None,
+            status: 200..=399,
+            body: None,
+        }
+    }
+}
+
 impl Service {
+    /// A service without backends, with the defaults of its protocol: connections over TCP are checked with a TCP connect
+    /// and reset when their backend is down; UDP flows, which have no such answer, are not checked and move.
+    #[must_use]
+    pub fn new(name: String, id: ServiceId) -> Self {
+        Self {
+            name,
+            id,
+            mode: ForwardingMode::default(),
+            scheduler: Scheduler::default(),
+            vip_address: VipAddress::Add(None),
+            on_down: OnDown::default_for(id.protocol),
+            failback: true,
+            timeouts: Timeouts::default(),
+            health: HealthCheck::default_for(id.protocol),
+            backends: Vec::new(),
+        }
+    }
+
     /// The health-check target of one of this service's backends.
     #[must_use]
     pub fn health_target(&self, backend: &Backend) -> HealthTarget {

@@ -1,7 +1,10 @@
 //! The control interface: one JSON request and one JSON reply a line, over a Unix socket.
 
+pub mod client;
+pub mod codec;
 pub mod report;
 pub mod request;
+pub mod server;
 
 pub use report::*;
 pub use request::*;

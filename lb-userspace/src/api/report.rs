@@ -1,11 +1,11 @@
 //! What the daemon tells: the JSON that `--json` prints, and what the tables are made of.
 //! Times are seconds since the Unix epoch, durations milliseconds, unless a name says otherwise.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler};
+use crate::model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts};
 
 /// Everything that `lb status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub struct ServiceReport {
     pub on_down: OnDown,
     /// Whether a recovered lower tier takes new flows back.
     pub failback: bool,
+    /// Idle timeouts of flows.
+    pub timeouts: TimeoutsReport,
     /// Interface that has the VIP by `lb`'s doing.
     pub vip_interface: Option<String>,
     /// The tier that takes new flows; absent when no backend can.
@@ -70,6 +72,42 @@ pub struct ServiceReport {
     pub counters: Counters,
     /// Backends.
     pub backends: Vec<BackendReport>,
+}
+
+/// Idle timeouts of flows, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutsReport {
+    /// A SYN was seen, the handshake is not complete.
+    pub tcp_syn_ms: u64,
+    /// The connection is open, at least in one direction.
+    pub tcp_established_ms: u64,
+    /// Both sides sent FIN, or one sent RST.
+    pub tcp_closing_ms: u64,
+    /// A UDP flow.
+    pub udp_ms: u64,
+}
+
+impl From<Timeouts> for TimeoutsReport {
+    fn from(timeouts: Timeouts) -> Self {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            tcp_syn_ms: ms(timeouts.tcp_syn),
+            tcp_established_ms: ms(timeouts.tcp_established),
+            tcp_closing_ms: ms(timeouts.tcp_closing),
+            udp_ms: ms(timeouts.udp),
+        }
+    }
+}
+
+impl From<TimeoutsReport> for Timeouts {
+    fn from(report: TimeoutsReport) -> Self {
+        Self {
+            tcp_syn: Duration::from_millis(report.tcp_syn_ms),
+            tcp_established: Duration::from_millis(report.tcp_established_ms),
+            tcp_closing: Duration::from_millis(report.tcp_closing_ms),
+            udp: Duration::from_millis(report.udp_ms),
+        }
+    }
 }
 
 /// One backend of one service.
