@@ -46,10 +46,10 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
     }
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let from_client = flow.direction == Direction::TO_BACKEND;
-    if from_client && (flow.phase == Phase::CLOSING && packet.flags.opens() || backend.state != BackendState::UP) {
-        if flow.phase == Phase::CLOSING && packet.flags.opens() || backend.on_down != OnDown::KEEP {
-            return give_up::<F>(packet, flow, backend);
-        }
+    let replaced = flow.phase == Phase::CLOSING && packet.flags.opens();
+    let orphaned = backend.state != BackendState::UP && backend.on_down != OnDown::KEEP;
+    if from_client && (replaced || orphaned) {
+        return give_up::<F>(packet, flow, backend);
     }
     let phase = flow.phase.after(flow.direction, packet.flags);
     let rerouted = from_client && !came_from(frame, &flow.client)?;

@@ -8,10 +8,7 @@ use std::{
 };
 
 fn lb(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lb"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_lb")).args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -60,18 +57,12 @@ fn wrong_usage_is_exit_code_2_and_help_is_none() {
     for args in [&["statsu"][..], &["flows", "--limit", "x"], &[]] {
         let output = lb(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(
-            output.stdout.is_empty() && !output.stderr.is_empty(),
-            "{args:?}"
-        );
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
     }
     for args in [&["--help"][..], &["help", "backend"], &["--version"]] {
         let output = lb(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
-        assert!(
-            !output.stdout.is_empty() && output.stderr.is_empty(),
-            "{args:?}"
-        );
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
     }
 }
 

@@ -72,18 +72,13 @@ impl Client {
     /// # Errors
     /// What the daemon refused, or what keeps it from answering, with what to do next.
     pub fn call(&self, request: &Request, timeout: Duration) -> Result<Reply, ApiError> {
-        exchange(&self.socket, request, timeout)
-            .map_or_else(|e| Err(self.explain(&e)), refused_to_error)
+        exchange(&self.socket, request, timeout).map_or_else(|e| Err(self.explain(&e)), refused_to_error)
     }
 
     /// An error as the operator should read it.
     #[must_use]
     pub fn explain(&self, error: &ClientError) -> ApiError {
-        let mut told = explain(
-            &self.socket,
-            &format!(" for instance `{}`", self.instance),
-            error,
-        );
+        let mut told = explain(&self.socket, &format!(" for instance `{}`", self.instance), error);
         if error.is_absent() && self.packet_path_is_pinned() {
             told.message.push_str(&format!(
                 " The packet path is still pinned under {}: traffic flows on without the daemon, but health is not checked.",
@@ -102,9 +97,7 @@ impl Client {
     /// Whether anything is pinned for the instance. No, if that cannot be seen.
     #[must_use]
     pub fn packet_path_is_pinned(&self) -> bool {
-        self.pins()
-            .read_dir()
-            .is_ok_and(|mut entries| entries.next().is_some())
+        self.pins().read_dir().is_ok_and(|mut entries| entries.next().is_some())
     }
 }
 
@@ -218,15 +211,9 @@ impl Deadline {
 
     /// A socket reports its own time-out as [`io::ErrorKind::WouldBlock`].
     fn or_io(&self, error: io::Error) -> ClientError {
-        if matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-        ) {
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
             ClientError::Timeout(self.timeout)
-        } else if matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        ) {
+        } else if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
             ClientError::Closed
         } else {
             ClientError::Io(error)
@@ -282,10 +269,7 @@ fn explain(path: &Path, whose: &str, error: &ClientError) -> ApiError {
                  command: compare with lb version, and restart the daemon with this version"
             ),
         ),
-        ClientError::Codec(cause) => (
-            ErrorKind::System,
-            format!("talking to the daemon at {at}: {cause}"),
-        ),
+        ClientError::Codec(cause) => (ErrorKind::System, format!("talking to the daemon at {at}: {cause}")),
         ClientError::Io(cause) => (
             ErrorKind::Unreachable,
             format!("cannot reach lb{whose} at {at}: {cause}"),

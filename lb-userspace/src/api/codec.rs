@@ -97,30 +97,21 @@ mod tests {
     #[test]
     fn a_message_beyond_the_limit_is_refused() {
         let error = encode(&"x".repeat(100), 50).unwrap_err();
-        assert!(
-            matches!(error, CodecError::TooLong { limit: 50 }),
-            "{error}"
-        );
+        assert!(matches!(error, CodecError::TooLong { limit: 50 }), "{error}");
     }
 
     #[tokio::test]
     async fn lines_are_bounded_and_must_be_whole() {
         let mut input: &[u8] = b"one\ntwo";
         assert_eq!(read_line(&mut input, 16).await.unwrap().unwrap(), b"one");
-        assert!(matches!(
-            read_line(&mut input, 16).await,
-            Err(CodecError::Truncated)
-        ));
+        assert!(matches!(read_line(&mut input, 16).await, Err(CodecError::Truncated)));
         let mut long: &[u8] = b"0123456789\n";
         assert!(matches!(
             read_line(&mut long, 10).await,
             Err(CodecError::TooLong { .. })
         ));
         let mut fits: &[u8] = b"012345678\n";
-        assert_eq!(
-            read_line(&mut fits, 10).await.unwrap().unwrap(),
-            b"012345678"
-        );
+        assert_eq!(read_line(&mut fits, 10).await.unwrap().unwrap(), b"012345678");
         assert_eq!(read_line(&mut fits, 10).await.unwrap(), None);
     }
 }

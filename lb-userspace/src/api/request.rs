@@ -184,10 +184,7 @@ impl ErrorKind {
 /// `ADDRESS:PORT` of a backend, or its name.
 #[must_use]
 pub fn backend_matches(backend: &Backend, wanted: &str) -> bool {
-    backend.name == wanted
-        || wanted
-            .parse::<SocketAddr>()
-            .is_ok_and(|a| a == backend.address)
+    backend.name == wanted || wanted.parse::<SocketAddr>().is_ok_and(|a| a == backend.address)
 }
 
 /// `VIP:PORT/PROTOCOL` of a service, or its name.

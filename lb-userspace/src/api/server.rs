@@ -15,8 +15,7 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_fd, getsockopt,
-            listen, socket, sockopt,
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_fd, getsockopt, listen, socket, sockopt,
         },
         stat::{Mode, fchmod},
     },
@@ -98,8 +97,7 @@ pub struct Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "the control socket could not be removed");
@@ -155,9 +153,7 @@ fn clear_the_way(path: &Path) -> Result<(), BindError> {
         Err(error) => return Err(failed(error)),
     };
     if !found.file_type().is_socket() {
-        return Err(BindError::NotASocket {
-            path: path.to_owned(),
-        });
+        return Err(BindError::NotASocket { path: path.to_owned() });
     }
     match connect_now(path) {
         Ok(stream) => Err(held_by(
@@ -166,15 +162,11 @@ fn clear_the_way(path: &Path) -> Result<(), BindError> {
                 .ok()
                 .map(|peer| peer.pid()),
         )),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         // Somebody listens, but is too busy to accept.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(held_by(path, None)),
         // Somebody has it for datagrams.
-        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => {
-            Err(held_by(path, None))
-        }
+        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => Err(held_by(path, None)),
         Err(error) => Err(failed(error)),
     }
 }
@@ -244,9 +236,7 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>) {
 async fn turn_away(mut stream: UnixStream) {
     let reply = refusal(
         ErrorKind::Unreachable,
-        format!(
-            "lb already serves {MAX_CLIENTS} control connections: close some, or try again later"
-        ),
+        format!("lb already serves {MAX_CLIENTS} control connections: close some, or try again later"),
     );
     if timeout(ACCEPT_PAUSE, stream.write_all(&encode_reply(&reply)))
         .await
@@ -266,9 +256,7 @@ async fn serve_client(stream: UnixStream, calls: mpsc::Sender<Call>) {
         };
         let (reply, go_on) = match line {
             Ok(Ok(Some(line))) => (answer(&line, &calls).await, true),
-            Ok(Err(error @ CodecError::TooLong { .. })) => {
-                (refusal(ErrorKind::Invalid, error.to_string()), false)
-            }
+            Ok(Err(error @ CodecError::TooLong { .. })) => (refusal(ErrorKind::Invalid, error.to_string()), false),
             // Gone, broken off, or silent for too long: there is nobody to tell.
             Ok(Ok(None) | Err(_)) | Err(_) => return,
         };

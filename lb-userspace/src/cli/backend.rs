@@ -207,10 +207,7 @@ fn rows_of(service: &ServiceReport) -> impl Iterator<Item = Row<'_>> {
 }
 
 pub(super) fn text(services: &[ServiceReport], view: &View) -> String {
-    let sections: Vec<_> = services
-        .iter()
-        .map(|service| section(service, view))
-        .collect();
+    let sections: Vec<_> = services.iter().map(|service| section(service, view)).collect();
     if sections.is_empty() {
         return "No services. Add one: lb service add --help\n".to_owned();
     }

@@ -49,9 +49,6 @@ fn offline_message(instance: &str, removed: &[String]) -> String {
     if removed.is_empty() {
         format!("Instance `{instance}`: no daemon runs and nothing is attached.")
     } else {
-        format!(
-            "Instance `{instance}`: no daemon runs; removed {}.",
-            removed.join(", ")
-        )
+        format!("Instance `{instance}`: no daemon runs; removed {}.", removed.join(", "))
     }
 }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use crate::{
     api::{
-        BackendReport, Counters, FlowReport, FlowTableReport, HealthReport, HealthState,
-        InterfaceReport, MapReport, ReasonReport, ServiceReport, Status, TimeoutsReport,
+        BackendReport, Counters, FlowReport, FlowTableReport, HealthReport, HealthState, InterfaceReport, MapReport,
+        ReasonReport, ServiceReport, Status, TimeoutsReport,
     },
     model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts},
 };
@@ -70,12 +70,7 @@ pub(super) fn standby(mut backend: BackendReport, tier: u8) -> BackendReport {
 }
 
 pub(super) fn service(name: &str, vip: &str, backends: Vec<BackendReport>) -> ServiceReport {
-    let sum = |of: fn(&Counters) -> u64| {
-        backends
-            .iter()
-            .map(|b| of(&b.counters))
-            .fold(0, u64::saturating_add)
-    };
+    let sum = |of: fn(&Counters) -> u64| backends.iter().map(|b| of(&b.counters)).fold(0, u64::saturating_add);
     ServiceReport {
         name: name.into(),
         vip: vip.parse::<SocketAddr>().expect("an address"),
@@ -86,11 +81,7 @@ pub(super) fn service(name: &str, vip: &str, backends: Vec<BackendReport>) -> Se
         failback: true,
         timeouts: TimeoutsReport::from(Timeouts::default()),
         vip_interface: Some("eth0".into()),
-        active_tier: backends
-            .iter()
-            .filter(|b| b.in_rotation)
-            .map(|b| b.tier)
-            .min(),
+        active_tier: backends.iter().filter(|b| b.in_rotation).map(|b| b.tier).min(),
         counters: Counters {
             packets_in: sum(|c| c.packets_in),
             bytes_in: sum(|c| c.bytes_in),
@@ -172,8 +163,7 @@ pub(super) fn status(services: Vec<ServiceReport>) -> Status {
 
 /// Everything as long and as large as it can be.
 pub(super) fn extreme() -> Status {
-    let long =
-        "a-name-that-is-as-long-as-the-operator-could-bear-and-then-some-0123456789-0123456789";
+    let long = "a-name-that-is-as-long-as-the-operator-could-bear-and-then-some-0123456789-0123456789";
     let address = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
     let mut worst = down(
         backend(long, address),
@@ -192,13 +182,7 @@ pub(super) fn extreme() -> Status {
     idle.next_hop = Some(format!("{address} (02:00:00:00:00:01) dev an-interface-15"));
     let counters = worst.counters;
     let mut services: Vec<_> = (0..9)
-        .map(|_| {
-            service(
-                long,
-                address,
-                vec![worst.clone(), backend(long, address), idle.clone()],
-            )
-        })
+        .map(|_| service(long, address, vec![worst.clone(), backend(long, address), idle.clone()]))
         .collect();
     for one in &mut services {
         one.counters = counters;
@@ -206,11 +190,7 @@ pub(super) fn extreme() -> Status {
     let mut status = status(services);
     status.instance = long.into();
     status.warnings = vec!["w".repeat(200), "word ".repeat(60)];
-    status.interfaces = vec![interface(
-        "an-interface-15",
-        "not attached",
-        Some(&"note ".repeat(40)),
-    )];
+    status.interfaces = vec![interface("an-interface-15", "not attached", Some(&"note ".repeat(40)))];
     for reason in &mut status.reasons {
         reason.packets = u64::MAX;
         reason.meaning = "meaning ".repeat(30);

@@ -90,9 +90,5 @@ pub(super) fn text(answer: &Flows, view: &View) -> String {
         1 => "1 flow.".to_owned(),
         total => format!("{total} flows."),
     };
-    format!(
-        "{}{}",
-        grid.render(view),
-        view.paragraph(Tone::Dim, 0, &total)
-    )
+    format!("{}{}", grid.render(view), view.paragraph(Tone::Dim, 0, &total))
 }

@@ -1,8 +1,7 @@
 //! Tables that always fit: in columns where there is room, else each row as a short block of its own.
 
 use comfy_table::{
-    Attribute, Cell as TableCell, CellAlignment, Color, ColumnConstraint, ContentArrangement,
-    Table, presets,
+    Attribute, Cell as TableCell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets,
 };
 
 use super::view::{Tone, View};
@@ -233,11 +232,7 @@ mod tests {
     fn grid(name: &str, remark: &str) -> String {
         let mut grid = Grid::new(
             1,
-            [
-                ("NAME", Kind::Text),
-                ("COUNT", Kind::Number),
-                ("REMARK", Kind::Text),
-            ],
+            [("NAME", Kind::Text), ("COUNT", Kind::Number), ("REMARK", Kind::Text)],
         )
         .indented(2)
         .last_wraps();
@@ -247,10 +242,7 @@ mod tests {
 
     #[test]
     fn columns_stand_under_their_titles() {
-        assert_eq!(
-            grid("web", "fine"),
-            "  NAME  COUNT  REMARK\n  web      12  fine\n"
-        );
+        assert_eq!(grid("web", "fine"), "  NAME  COUNT  REMARK\n  web      12  fine\n");
     }
 
     #[test]
@@ -272,27 +264,17 @@ mod tests {
     #[test]
     fn rows_too_wide_for_columns_become_blocks() {
         let name = "n".repeat(70);
-        assert_eq!(
-            grid(&name, "fine"),
-            format!("  {name}\n      count 12, remark fine\n")
-        );
+        assert_eq!(grid(&name, "fine"), format!("  {name}\n      count 12, remark fine\n"));
     }
 
     #[test]
     fn colours_do_not_move_the_columns() {
         let mut grid = Grid::new(
             1,
-            [
-                ("NAME", Kind::Text),
-                ("STATE", Kind::Text),
-                ("COUNT", Kind::Number),
-            ],
+            [("NAME", Kind::Text), ("STATE", Kind::Text), ("COUNT", Kind::Number)],
         );
         grid.row(["web".into(), Cell::toned("up", Tone::Good), "1".into()]);
-        let colored = grid.render(&View {
-            color: true,
-            ..VIEW
-        });
+        let colored = grid.render(&View { color: true, ..VIEW });
         assert!(colored.contains("\u{1b}["), "{colored}");
         let mut plain = String::new();
         let mut escape = false;

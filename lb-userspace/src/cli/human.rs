@@ -10,11 +10,7 @@ pub(super) fn count(n: u64) -> String {
 
 /// `512 B`, `3.4 GiB`, in powers of 1024.
 pub(super) fn bytes(n: u64) -> String {
-    scaled(
-        n,
-        1024,
-        &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"],
-    )
+    scaled(n, 1024, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 
 /// Rounds down, so that a number never looks larger than it is.
@@ -112,23 +108,17 @@ mod tests {
         let shown = [0, 1023, 1024, 1536, 1_048_575, 3_650_722_201, u64::MAX].map(bytes);
         assert_eq!(
             shown,
-            [
-                "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1023 KiB", "3.4 GiB", "15.9 EiB"
-            ]
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1023 KiB", "3.4 GiB", "15.9 EiB"]
         );
     }
 
     #[test]
     fn spans_have_two_units() {
-        let shown = [
-            0, 59, 60, 133, 3599, 3600, 11_100, 86_399, 86_400, 273_600, 8_640_000,
-        ]
-        .map(span);
+        let shown = [0, 59, 60, 133, 3599, 3600, 11_100, 86_399, 86_400, 273_600, 8_640_000].map(span);
         assert_eq!(
             shown,
             [
-                "0s", "59s", "1m00s", "2m13s", "59m59s", "1h00m", "3h05m", "23h59m", "1d0h",
-                "3d4h", "100d"
+                "0s", "59s", "1m00s", "2m13s", "59m59s", "1h00m", "3h05m", "23h59m", "1d0h", "3d4h", "100d"
             ]
         );
     }
@@ -146,8 +136,7 @@ mod tests {
 
     #[test]
     fn extreme_shares_are_not_rounded_away() {
-        let shown =
-            [(0, 0), (0, 5), (1, 256), (1, 3), (999, 1000), (5, 5)].map(|(a, b)| percent(a, b));
+        let shown = [(0, 0), (0, 5), (1, 256), (1, 3), (999, 1000), (5, 5)].map(|(a, b)| percent(a, b));
         assert_eq!(shown, ["-", "0%", "<1%", "33%", ">99%", "100%"]);
     }
 }

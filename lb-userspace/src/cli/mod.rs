@@ -80,13 +80,7 @@ pub struct Global {
     pub instance: Option<String>,
 
     /// Mount point of the BPF file system
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf",
-        hide = true
-    )]
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf", hide = true)]
     pub bpffs: PathBuf,
 
     /// Print JSON, errors included
@@ -107,10 +101,7 @@ pub struct Global {
 
 impl Global {
     fn client(&self) -> Client {
-        let instance = self
-            .instance
-            .clone()
-            .unwrap_or_else(|| "default".to_owned());
+        let instance = self.instance.clone().unwrap_or_else(|| "default".to_owned());
         let socket = self
             .socket
             .clone()
@@ -180,11 +171,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
         if json && error.use_stderr() {
             let error = ApiError {
                 kind: ErrorKind::Invalid,
-                message: error
-                    .to_string()
-                    .trim()
-                    .trim_start_matches("error: ")
-                    .to_owned(),
+                message: error.to_string().trim().trim_start_matches("error: ").to_owned(),
             };
             view::print_error(true, &error);
         } else {
@@ -197,9 +184,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 
 fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
-    if matches!(cli.command, Command::Run(_))
-        && (cli.global.socket.is_some() || cli.global.instance.is_some())
-    {
+    if matches!(cli.command, Command::Run(_)) && (cli.global.socket.is_some() || cli.global.instance.is_some()) {
         return Err(Cli::command().error(
             ClapError::ArgumentConflict,
             "lb run takes the instance and the socket from its configuration: set `instance` and `socket` there",
@@ -209,11 +194,7 @@ fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
 }
 
 /// Does what a verb asks for; returns the exit code. `run` is done by the caller's `daemon`, whose error is printed here.
-pub fn execute(
-    cli: Cli,
-    hooks: &Hooks,
-    daemon: impl FnOnce(RunArgs) -> Result<(), ApiError>,
-) -> u8 {
+pub fn execute(cli: Cli, hooks: &Hooks, daemon: impl FnOnce(RunArgs) -> Result<(), ApiError>) -> u8 {
     let json = cli.global.json;
     let done = if let Command::Run(args) = cli.command {
         daemon(args)
@@ -268,9 +249,7 @@ impl Session {
     /// A sentence about what was done, as every mutation ends with.
     fn done(&self, message: &str) -> Result<String, ApiError> {
         self.view
-            .show(&serde_json::json!({ "message": message }), |_| {
-                message.to_owned()
-            })
+            .show(&serde_json::json!({ "message": message }), |_| message.to_owned())
     }
 }
 
@@ -286,8 +265,6 @@ fn misfit(reply: &Reply) -> ApiError {
     };
     ApiError {
         kind: ErrorKind::System,
-        message: format!(
-            "the daemon's answer (`{kind}`) does not fit the question: compare versions with lb version"
-        ),
+        message: format!("the daemon's answer (`{kind}`) does not fit the question: compare versions with lb version"),
     }
 }

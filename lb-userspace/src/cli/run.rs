@@ -35,13 +35,7 @@ pub struct RunArgs {
     pub forget_runtime_changes: bool,
 
     /// What the packet path logs
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        value_enum,
-        hide_possible_values = true,
-        default_value_t
-    )]
+    #[arg(long, value_name = "LEVEL", value_enum, hide_possible_values = true, default_value_t)]
     pub datapath_log: DatapathLog,
 
     /// What the daemon logs

@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     api::{ApiError, ErrorKind, Reply, Request, ServiceChange, ServiceReport},
-    model::{
-        Backend, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, ServiceId,
-        Timeouts, VipAddress,
-    },
+    model::{Backend, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, ServiceId, Timeouts, VipAddress},
 };
 
 /// `lb service`.
@@ -68,12 +65,7 @@ pub struct AddArgs {
     protocol: Protocol,
 
     /// full-nat, or nat (lb is the backends' gateway)
-    #[arg(
-        long,
-        value_enum,
-        default_value = "full-nat",
-        hide_possible_values = true
-    )]
+    #[arg(long, value_enum, default_value = "full-nat", hide_possible_values = true)]
     mode: ForwardingMode,
 
     /// A server, with options: ,weight=N ,backup ,tier=N ,name=X
@@ -207,9 +199,7 @@ impl AddArgs {
         } = &self.policy;
         service.on_down = on_down.unwrap_or(service.on_down);
         service.failback = failback.unwrap_or(service.failback);
-        timeouts
-            .iter()
-            .for_each(|change| change.apply(&mut service.timeouts));
+        timeouts.iter().for_each(|change| change.apply(&mut service.timeouts));
         Ok(service)
     }
 }
@@ -235,9 +225,7 @@ impl HealthArgs {
 
     fn apply_http(&self, check: &mut HealthCheck) -> Result<(), ApiError> {
         let Probe::Http(http) = &mut check.probe else {
-            let given = self.health_host.is_some()
-                || self.health_status.is_some()
-                || self.health_body.is_some();
+            let given = self.health_host.is_some() || self.health_status.is_some() || self.health_body.is_some();
             return if given {
                 Err(ApiError {
                     kind: ErrorKind::Invalid,
@@ -276,9 +264,7 @@ impl SetArgs {
                 .find(|service| is_service(service, &self.service))
                 .ok_or_else(|| no_such_service(&self.service))?;
             let mut timeouts = Timeouts::from(service.timeouts);
-            changes
-                .iter()
-                .for_each(|change| change.apply(&mut timeouts));
+            changes.iter().for_each(|change| change.apply(&mut timeouts));
             Some(timeouts)
         };
         Ok(Request::ServiceSet {
@@ -305,10 +291,7 @@ pub(super) fn no_such_service(wanted: &str) -> ApiError {
 }
 
 /// All services, as the daemon reports them.
-pub(super) fn services(
-    session: &Session,
-    timeout: Duration,
-) -> Result<Vec<ServiceReport>, ApiError> {
+pub(super) fn services(session: &Session, timeout: Duration) -> Result<Vec<ServiceReport>, ApiError> {
     let reply = session.client.call(&Request::ServiceList, timeout)?;
     let Reply::Services { services } = reply else {
         return Err(misfit(&reply));
@@ -335,11 +318,7 @@ pub(super) fn text(services: &[ServiceReport], view: &View) -> String {
     );
     for service in services {
         let condition: Condition = verdict::of_service(service).condition;
-        let serving = service
-            .backends
-            .iter()
-            .filter(|backend| backend.in_rotation)
-            .count();
+        let serving = service.backends.iter().filter(|backend| backend.in_rotation).count();
         grid.row([
             service.name.as_str().into(),
             format!("{}/{}", service.vip, service.protocol).into(),

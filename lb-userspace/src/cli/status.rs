@@ -76,7 +76,5 @@ fn page(session: &Session) -> Result<String, ApiError> {
     let Reply::Status { status } = reply else {
         return Err(misfit(&reply));
     };
-    session
-        .view
-        .show(&status, |view| status_page::text(&status, view))
+    session.view.show(&status, |view| status_page::text(&status, view))
 }

@@ -56,11 +56,7 @@ fn head(status: &Status, view: &View) -> String {
 }
 
 fn interfaces(status: &Status, view: &View) -> String {
-    let columns = [
-        ("INTERFACE", Kind::Text),
-        ("XDP", Kind::Text),
-        ("NOTE", Kind::Text),
-    ];
+    let columns = [("INTERFACE", Kind::Text), ("XDP", Kind::Text), ("NOTE", Kind::Text)];
     let mut grid = Grid::new(1, columns).last_wraps();
     for interface in &status.interfaces {
         let tone = match (verdict::is_attached(interface), interface.xdp.as_str()) {
@@ -74,11 +70,7 @@ fn interfaces(status: &Status, view: &View) -> String {
             interface.note.as_deref().unwrap_or_default().into(),
         ]);
     }
-    if status
-        .interfaces
-        .iter()
-        .all(|interface| interface.note.is_none())
-    {
+    if status.interfaces.iter().all(|interface| interface.note.is_none()) {
         grid = grid.without("NOTE");
     }
     grid.render(view)
@@ -166,10 +158,7 @@ fn backends(service: &ServiceReport, view: &View) -> String {
     )
     .indented(2)
     .optional("RESULT");
-    let in_rotation = service
-        .backends
-        .iter()
-        .filter(|backend| backend.in_rotation);
+    let in_rotation = service.backends.iter().filter(|backend| backend.in_rotation);
     let weights: u64 = in_rotation.map(|backend| u64::from(backend.weight)).sum();
     for backend in &service.backends {
         let (word, tone) = state_word(backend);
@@ -217,10 +206,7 @@ fn state_word(backend: &BackendReport) -> (&'static str, Tone) {
 }
 
 fn is_standby(backend: &BackendReport) -> bool {
-    backend
-        .why_not
-        .as_deref()
-        .is_some_and(|why| why.starts_with("standby"))
+    backend.why_not.as_deref().is_some_and(|why| why.starts_with("standby"))
 }
 
 /// What the checks found, in one word.
@@ -235,10 +221,7 @@ pub(super) const fn health_word(state: HealthState) -> (&'static str, Tone) {
 
 /// Why backends take no new flows; those with the same reason in one line.
 pub(super) fn unserved_notes(service: &ServiceReport, view: &View) -> String {
-    let away = service
-        .backends
-        .iter()
-        .filter(|backend| !backend.in_rotation);
+    let away = service.backends.iter().filter(|backend| !backend.in_rotation);
     let reasons = away.map(|backend| {
         (
             backend.why_not.as_deref().unwrap_or("no reason known"),
@@ -257,18 +240,13 @@ pub(super) fn unserved_notes(service: &ServiceReport, view: &View) -> String {
     };
     let notes = grouped(reasons).into_iter();
     notes
-        .map(|(why, names)| {
-            view.paragraph(tone_of(why), 2, &format!("no new flows to {names}: {why}"))
-        })
+        .map(|(why, names)| view.paragraph(tone_of(why), 2, &format!("no new flows to {names}: {why}")))
         .collect()
 }
 
 /// Checks whose last result contradicts the state: the state is about to change.
 fn check_notes(service: &ServiceReport, view: &View) -> String {
-    let changing = service
-        .backends
-        .iter()
-        .filter(|backend| backend.health.progress.0 > 0);
+    let changing = service.backends.iter().filter(|backend| backend.health.progress.0 > 0);
     let note = |backend: &BackendReport| {
         let (so_far, needed) = backend.health.progress;
         let (what, next) = match backend.health.state {
@@ -286,9 +264,7 @@ fn check_notes(service: &ServiceReport, view: &View) -> String {
 }
 
 /// Names by what they have in common, in the order of the first of each group.
-pub(super) fn grouped<'a>(
-    pairs: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Vec<(&'a str, String)> {
+pub(super) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(&'a str, String)> {
     let mut groups: Vec<(&str, String)> = Vec::new();
     for (key, name) in pairs {
         match groups.iter_mut().find(|(found, _)| *found == key) {
@@ -343,11 +319,7 @@ fn memory(status: &Status, view: &View) -> String {
     }
     let mut shown = grid.render(view);
     if !status.maps.is_empty() {
-        let bytes = status
-            .maps
-            .iter()
-            .map(|map| map.bytes)
-            .fold(0, u64::saturating_add);
+        let bytes = status.maps.iter().map(|map| map.bytes).fold(0, u64::saturating_add);
         let text = format!(
             "kernel memory: {} in {}",
             human::bytes(bytes),

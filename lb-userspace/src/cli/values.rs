@@ -4,9 +4,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
-use crate::model::{
-    Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Timeouts, XdpMode,
-};
+use crate::model::{Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Timeouts, XdpMode};
 
 /// Gives a model enum its names on the command line.
 macro_rules! choices {
@@ -199,17 +197,8 @@ mod tests {
     fn endpoints_need_an_address_and_a_port() {
         assert!(endpoint("10.0.0.1:80").is_ok());
         assert!(endpoint("[2001:db8::1]:443").is_ok());
-        for bad in [
-            "10.0.0.1",
-            "2001:db8::1:443",
-            "web:80",
-            "10.0.0.1:99999",
-            ":80",
-        ] {
-            assert!(
-                endpoint(bad).unwrap_err().contains("[2001:db8::1]:80"),
-                "{bad}"
-            );
+        for bad in ["10.0.0.1", "2001:db8::1:443", "web:80", "10.0.0.1:99999", ":80"] {
+            assert!(endpoint(bad).unwrap_err().contains("[2001:db8::1]:80"), "{bad}");
         }
         assert!(endpoint("10.0.0.1:0").unwrap_err().contains("port 0"));
     }
@@ -219,10 +208,7 @@ mod tests {
         let made = backend("10.0.0.1:80,name=a,backup,weight=5").unwrap();
         assert_eq!((made.name.as_str(), made.weight, made.tier), ("a", 5, 1));
         let made = backend("[2001:db8::1]:80,tier=3").unwrap();
-        assert_eq!(
-            (made.name.as_str(), made.weight, made.tier),
-            ("[2001:db8::1]:80", 1, 3)
-        );
+        assert_eq!((made.name.as_str(), made.weight, made.tier), ("[2001:db8::1]:80", 1, 3));
         for bad in [
             "10.0.0.1:80,backup,tier=2",
             "10.0.0.1:80,weight=257",
@@ -244,9 +230,7 @@ mod tests {
 
     #[test]
     fn probes_and_status_ranges() {
-        assert!(
-            matches!(probe("http:/healthz?deep=1").unwrap(), Probe::Http(http) if http.path == "/healthz?deep=1")
-        );
+        assert!(matches!(probe("http:/healthz?deep=1").unwrap(), Probe::Http(http) if http.path == "/healthz?deep=1"));
         for bad in ["http", "http:", "http:healthz", "icmp"] {
             assert!(probe(bad).is_err(), "{bad}");
         }

@@ -60,11 +60,7 @@ pub(super) fn of_service(service: &ServiceReport) -> Verdict {
             },
         );
     };
-    let serving = service
-        .backends
-        .iter()
-        .filter(|backend| backend.in_rotation)
-        .count();
+    let serving = service.backends.iter().filter(|backend| backend.in_rotation).count();
     let serves = format!("{serving} of {} in rotation", plural(all, "backend"));
     let first = service
         .backends
@@ -77,13 +73,7 @@ pub(super) fn of_service(service: &ServiceReport) -> Verdict {
             Condition::Degraded,
             format!("{serves}, tier {active} serves instead of tier {first}"),
         ),
-        _ if service
-            .backends
-            .iter()
-            .any(|backend| is_missed(backend, active)) =>
-        {
-            verdict(Condition::Degraded, serves)
-        }
+        _ if service.backends.iter().any(|backend| is_missed(backend, active)) => verdict(Condition::Degraded, serves),
         _ => verdict(Condition::Ok, serves),
     }
 }
@@ -94,10 +84,7 @@ fn is_wanted(backend: &BackendReport) -> bool {
 }
 
 fn is_missed(backend: &BackendReport, active: u8) -> bool {
-    let ill = matches!(
-        backend.health.state,
-        HealthState::Down | HealthState::Unknown
-    );
+    let ill = matches!(backend.health.state, HealthState::Down | HealthState::Unknown);
     is_wanted(backend) && (ill || (!backend.in_rotation && backend.tier <= active))
 }
 
@@ -206,11 +193,7 @@ mod tests {
         (drained.admin, drained.in_rotation) = (AdminState::Drain, false);
         let mut spare = fixtures::backend("spare", "10.0.0.12:80");
         spare.tier = 1;
-        let (condition, _) = verdict(&fixtures::service(
-            "web",
-            "10.0.0.100:80",
-            vec![drained, spare],
-        ));
+        let (condition, _) = verdict(&fixtures::service("web", "10.0.0.100:80", vec![drained, spare]));
         assert_eq!(condition, Condition::Ok);
     }
 
@@ -239,10 +222,7 @@ mod tests {
         let mut status = fixtures::status(vec![ill, down, fixtures::web()]);
         let found = of_status(&status);
         assert_eq!(found.condition, Condition::Down);
-        assert_eq!(
-            found.reason,
-            "1 of 3 services down (a), 1 of 3 services degraded (b)"
-        );
+        assert_eq!(found.reason, "1 of 3 services down (a), 1 of 3 services degraded (b)");
 
         status.services.truncate(0);
         status.services.push(fixtures::web());
@@ -252,21 +232,13 @@ mod tests {
         assert_eq!(found.reason, "1 warning, the service is healthy");
 
         status.interfaces.clear();
-        assert_eq!(
-            of_status(&status).condition,
-            Condition::Down,
-            "no packet reaches lb"
-        );
+        assert_eq!(of_status(&status).condition, Condition::Down, "no packet reaches lb");
     }
 
     #[test]
     fn many_names_are_cut_short() {
-        let services =
-            (0..7).map(|n| fixtures::service(&format!("s{n}"), "10.0.0.1:80", Vec::new()));
+        let services = (0..7).map(|n| fixtures::service(&format!("s{n}"), "10.0.0.1:80", Vec::new()));
         let found = of_status(&fixtures::status(services.collect()));
-        assert_eq!(
-            found.reason,
-            "7 of 7 services down (s0, s1, s2, s3, s4 and 2 more)"
-        );
+        assert_eq!(found.reason, "7 of 7 services down (s0, s1, s2, s3, s4 and 2 more)");
     }
 }

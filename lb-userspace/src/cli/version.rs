@@ -47,10 +47,7 @@ impl Versions {
         let mut text = format!("lb      {} (map layout {})\n", client.version, client.abi);
         match (daemon, &self.daemon_error) {
             (Some(daemon), _) => {
-                text.push_str(&format!(
-                    "daemon  {} (map layout {})\n",
-                    daemon.version, daemon.abi
-                ));
+                text.push_str(&format!("daemon  {} (map layout {})\n", daemon.version, daemon.abi));
                 if daemon != client {
                     text.push_str("The daemon runs another version than this command: restart it with lb run.\n");
                 }

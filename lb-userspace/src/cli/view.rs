@@ -79,11 +79,7 @@ impl View {
         report: &T,
         text: impl FnOnce(&Self) -> String,
     ) -> Result<String, ApiError> {
-        let mut shown = if self.json {
-            to_json(report)?
-        } else {
-            text(self)
-        };
+        let mut shown = if self.json { to_json(report)? } else { text(self) };
         if !shown.ends_with('\n') {
             shown.push('\n');
         }
@@ -205,10 +201,7 @@ mod tests {
     fn lines_break_at_spaces_and_long_words_are_cut() {
         assert_eq!(wrap("aa bbb cccc d", 6, 0), ["aa bbb", "cccc d"]);
         assert_eq!(wrap("aa bbb cccc d", 6, 2), ["aa bbb", "cccc", "d"]);
-        assert_eq!(
-            wrap("x 0123456789 y", 4, 1),
-            ["x", "012", "345", "678", "9 y"]
-        );
+        assert_eq!(wrap("x 0123456789 y", 4, 1), ["x", "012", "345", "678", "9 y"]);
         assert!(wrap("  ", 4, 1).is_empty());
     }
 

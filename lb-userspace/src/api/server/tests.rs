@@ -144,9 +144,7 @@ async fn a_live_holder_is_named_and_keeps_its_socket() {
     let own = std::process::id();
     assert_eq!(*pid, Some(own.cast_signed()));
     assert!(
-        error
-            .to_string()
-            .contains(&format!("held by process {own} (")),
+        error.to_string().contains(&format!("held by process {own} (")),
         "{error}"
     );
     assert!(StdStream::connect(&server.path).is_ok());
@@ -156,13 +154,7 @@ async fn a_live_holder_is_named_and_keeps_its_socket() {
 async fn a_holder_that_is_too_busy_to_accept_is_still_a_holder() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lb.sock");
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::empty(),
-        None,
-    )
-    .unwrap();
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
     bind_fd(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
     listen(&fd, Backlog::new(0).unwrap()).unwrap();
     let mut queue = Vec::new();
@@ -170,10 +162,7 @@ async fn a_holder_that_is_too_busy_to_accept_is_still_a_holder() {
         queue.push(stream);
         assert!(queue.len() < 100, "the queue fills");
     }
-    assert!(matches!(
-        bind(&path),
-        Err(BindError::Held { pid: None, .. })
-    ));
+    assert!(matches!(bind(&path), Err(BindError::Held { pid: None, .. })));
     let error = exchange(&path, &Request::Version, Duration::from_millis(100)).unwrap_err();
     assert!(matches!(error, ClientError::Timeout(_)), "{error}");
 }
@@ -190,10 +179,7 @@ async fn what_is_not_a_socket_is_never_deleted() {
     for path in [&file, &link, &directory.path().to_owned()] {
         let error = bind(path).unwrap_err();
         assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
-        assert!(
-            error.to_string().contains(path.to_str().unwrap()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "data");
     assert!(link.is_symlink() && stale.exists());
@@ -217,10 +203,7 @@ async fn a_path_too_long_for_a_socket_is_an_error_that_names_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x".repeat(120));
     let error = bind(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("xxx") && error.contains("too long"),
-        "{error}"
-    );
+    assert!(error.contains("xxx") && error.contains("too long"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,9 +214,7 @@ async fn garbage_is_refused_and_the_connection_goes_on() {
         let mut stream = StdStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
-            .write_all(
-                b"GET / HTTP/1.1\n{\"request\":\"reboot\"}\n\xff\xfe\n{\"request\":\"version\"}\n",
-            )
+            .write_all(b"GET / HTTP/1.1\n{\"request\":\"reboot\"}\n\xff\xfe\n{\"request\":\"version\"}\n")
             .unwrap();
         let lines = io::BufReader::new(stream).lines();
         lines.take(4).map(Result::unwrap).collect::<Vec<_>>()
@@ -286,11 +267,7 @@ async fn one_client_too_many_is_told_so_and_places_become_free_again() {
         .collect();
     let path = server.path.clone();
     let error = blocking(move || ask(&path)).await.unwrap_err();
-    assert!(
-        error.message.contains("already serves 32"),
-        "{}",
-        error.message
-    );
+    assert!(error.message.contains("already serves 32"), "{}", error.message);
     clients.clear();
     for _ in 0..1000 {
         let path = server.path.clone();
@@ -315,18 +292,11 @@ async fn a_dropped_request_and_a_foreign_reply_are_errors() {
     let foreign = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = foreign.accept().await.unwrap();
-        stream
-            .write_all(b"{\"reply\":\"from-the-future\"}\n")
-            .await
-            .unwrap();
+        stream.write_all(b"{\"reply\":\"from-the-future\"}\n").await.unwrap();
     });
     let error = blocking(move || ask(&path)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::System);
-    assert!(
-        error.message.contains("another version"),
-        "{}",
-        error.message
-    );
+    assert!(error.message.contains("another version"), "{}", error.message);
 }
 
 #[test]
@@ -350,12 +320,7 @@ fn a_missing_daemon_is_explained() {
 
     fs::create_dir_all(client.pins().join("links")).unwrap();
     let error = client.call(&Request::Status, PATIENCE).unwrap_err();
-    assert!(
-        error
-            .message
-            .contains("traffic flows on without the daemon"),
-        "{error}"
-    );
+    assert!(error.message.contains("traffic flows on without the daemon"), "{error}");
 }
 
 #[test]
@@ -367,10 +332,7 @@ fn a_user_without_permission_is_told_to_be_root() {
     };
     let error = client.explain(&ClientError::Denied);
     assert_eq!(error.kind, ErrorKind::Unreachable);
-    assert!(
-        error.message.contains("run this command as root"),
-        "{error}"
-    );
+    assert!(error.message.contains("run this command as root"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

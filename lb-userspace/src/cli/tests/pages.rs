@@ -27,11 +27,7 @@ fn page(status: &Status) -> String {
 
 fn assert_fits(shown: &str) {
     for line in shown.lines() {
-        assert!(
-            line.chars().count() <= 80,
-            "{} columns: {line}",
-            line.chars().count()
-        );
+        assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         assert_eq!(line, line.trim_end(), "no blanks at the end");
     }
 }
@@ -47,17 +43,12 @@ fn all_healthy() {
 fn one_backend_down() {
     let mut web = fixtures::web();
     let ill = web.backends.remove(1);
-    web.backends
-        .insert(1, fixtures::down(ill, "connection refused"));
+    web.backends.insert(1, fixtures::down(ill, "connection refused"));
     web.backends.iter_mut().take(1).for_each(|first| {
         first.health.progress = (1, 3);
         first.health.last_result = Some("timeout after 1 s".into());
     });
-    let dns = fixtures::service(
-        "dns",
-        "10.0.0.100:53",
-        vec![fixtures::backend("dns-1", "10.0.0.21:53")],
-    );
+    let dns = fixtures::service("dns", "10.0.0.100:53", vec![fixtures::backend("dns-1", "10.0.0.21:53")]);
     insta::assert_snapshot!(page(&fixtures::status(vec![web, dns])));
 }
 
@@ -87,8 +78,7 @@ fn generic_mode_and_a_missing_interface() {
         ),
         fixtures::interface("eth1", "missing", Some("attached as soon as it appears")),
     ];
-    status.warnings =
-        vec!["interface eth1 is missing: its traffic is not balanced until it is back".into()];
+    status.warnings = vec!["interface eth1 is missing: its traffic is not balanced until it is back".into()];
     insta::assert_snapshot!(page(&status));
 }
 
@@ -122,10 +112,7 @@ fn failed_over_to_a_backup() {
     let mut spare = fixtures::backend("spare", "10.0.0.12:80");
     spare.tier = 1;
     let backends = vec![
-        fixtures::down(
-            fixtures::backend("web-1", "10.0.0.11:80"),
-            "timeout after 1 s",
-        ),
+        fixtures::down(fixtures::backend("web-1", "10.0.0.11:80"), "timeout after 1 s"),
         spare,
     ];
     insta::assert_snapshot!(page(&fixtures::status(vec![fixtures::service(
@@ -144,10 +131,7 @@ fn what_the_operator_took_out_degrades_nothing() {
         backend.why_not = Some(why.into());
         match why {
             "drained" => backend.admin = AdminState::Drain,
-            "disabled" => {
-                (backend.admin, backend.health.state) =
-                    (AdminState::Disabled, HealthState::Unchecked)
-            }
+            "disabled" => (backend.admin, backend.health.state) = (AdminState::Disabled, HealthState::Unchecked),
             _ => backend.weight = 0,
         }
     }
@@ -197,10 +181,7 @@ fn lists() {
     let mut web = fixtures::web();
     let ill = web.backends.remove(2);
     web.backends.push(fixtures::down(ill, "connection refused"));
-    let services = vec![
-        web,
-        fixtures::service("empty", "10.0.0.101:443", Vec::new()),
-    ];
+    let services = vec![web, fixtures::service("empty", "10.0.0.101:443", Vec::new())];
     insta::assert_snapshot!("service_list", service::text(&services, &VIEW));
     insta::assert_snapshot!("backend_list", backend::text(&services, &VIEW));
 }
@@ -254,24 +235,12 @@ fn a_wide_terminal_is_used() {
         )],
     )]);
     let wide = status_page::text(&status, &View { width: 160, ..VIEW });
-    assert!(
-        wide.lines().any(|line| line.starts_with("  BACKEND")),
-        "{wide}"
-    );
+    assert!(wide.lines().any(|line| line.starts_with("  BACKEND")), "{wide}");
 }
 
 #[test]
 fn colours_are_only_added_to_the_text() {
     let status = fixtures::status(vec![fixtures::web()]);
     assert!(!page(&status).contains('\u{1b}'));
-    assert!(
-        status_page::text(
-            &status,
-            &View {
-                color: true,
-                ..VIEW
-            }
-        )
-        .starts_with("\u{1b}[32mOK: ")
-    );
+    assert!(status_page::text(&status, &View { color: true, ..VIEW }).starts_with("\u{1b}[32mOK: "));
 }

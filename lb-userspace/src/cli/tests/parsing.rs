@@ -5,15 +5,11 @@ use std::{ffi::OsString, path::Path, time::Duration};
 use clap::CommandFactory;
 
 use super::super::{
-    Cli, ColorChoice, Command, backend::BackendCommand, parse, run::DatapathLog,
-    service::ServiceCommand, try_parse,
+    Cli, ColorChoice, Command, backend::BackendCommand, parse, run::DatapathLog, service::ServiceCommand, try_parse,
 };
 use crate::{
     api::{BackendChange, ErrorKind, Request},
-    model::{
-        AdminState, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, VipAddress,
-        XdpMode,
-    },
+    model::{AdminState, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, VipAddress, XdpMode},
 };
 
 fn args(line: &str) -> Vec<OsString> {
@@ -48,10 +44,7 @@ fn the_definition_is_sound() {
 
 #[test]
 fn global_options_stand_before_or_after_the_verb() {
-    for line in [
-        "--instance edge --json status",
-        "status --instance edge --json",
-    ] {
+    for line in ["--instance edge --json status", "status --instance edge --json"] {
         let cli = cli(line);
         assert!(cli.global.json);
         assert_eq!(cli.global.client().socket, Path::new("/run/lb/edge.sock"));
@@ -64,23 +57,18 @@ fn global_options_stand_before_or_after_the_verb() {
 
 #[test]
 fn run_takes_its_options() {
-    let line = "run --config lb.toml --detach-on-exit --check --datapath-log debug --forget-runtime-changes --log lb=trace";
+    let line =
+        "run --config lb.toml --detach-on-exit --check --datapath-log debug --forget-runtime-changes --log lb=trace";
     let Command::Run(run) = cli(line).command else {
         panic!("not run")
     };
     assert_eq!(run.config, Path::new("lb.toml"));
     assert!(run.check && run.detach_on_exit && run.forget_runtime_changes);
-    assert_eq!(
-        (run.datapath_log, run.log.as_str()),
-        (DatapathLog::Debug, "lb=trace")
-    );
+    assert_eq!((run.datapath_log, run.log.as_str()), (DatapathLog::Debug, "lb=trace"));
     let Command::Run(run) = cli("run --config lb.toml").command else {
         panic!("not run")
     };
-    assert_eq!(
-        (run.datapath_log, run.log.as_str()),
-        (DatapathLog::Off, "info")
-    );
+    assert_eq!((run.datapath_log, run.log.as_str()), (DatapathLog::Off, "info"));
     let error = try_parse(args("run --config lb.toml --instance edge")).unwrap_err();
     assert!(error.to_string().contains("`instance`"), "{error}");
 }
@@ -100,10 +88,7 @@ fn a_tcp_service_has_the_defaults_of_tcp() {
 #[test]
 fn a_udp_service_moves_its_flows_and_is_not_checked() {
     let dns = service("service add dns --vip 10.0.0.100:53 --protocol udp");
-    assert_eq!(
-        (dns.id.protocol, dns.on_down),
-        (Protocol::Udp, OnDown::Move)
-    );
+    assert_eq!((dns.id.protocol, dns.on_down), (Protocol::Udp, OnDown::Move));
     assert_eq!(dns.health.probe, Probe::None);
 }
 
@@ -124,17 +109,10 @@ fn a_service_takes_every_option() {
         panic!("{:?}", web.health)
     };
     assert_eq!(
-        (
-            http.path.as_str(),
-            http.host.as_deref(),
-            http.body.as_deref()
-        ),
+        (http.path.as_str(), http.host.as_deref(), http.body.as_deref()),
         ("/healthz", Some("example.com"), Some("ok"))
     );
-    assert_eq!(
-        (http.status.clone(), web.health.port),
-        (200..=204, Some(81))
-    );
+    assert_eq!((http.status.clone(), web.health.port), (200..=204, Some(81)));
     assert_eq!((web.health.rise, web.health.fall), (1, 2));
     let quarter = Duration::from_millis(250);
     assert_eq!(
@@ -155,8 +133,7 @@ fn a_service_takes_every_option() {
 
 #[test]
 fn options_of_an_http_check_need_one() {
-    let Command::Service(ServiceCommand::Add(args)) =
-        cli("service add web --vip 10.0.0.1:80 --health-body ok").command
+    let Command::Service(ServiceCommand::Add(args)) = cli("service add web --vip 10.0.0.1:80 --health-body ok").command
     else {
         panic!("not add")
     };
@@ -167,9 +144,7 @@ fn options_of_an_http_check_need_one() {
 
 #[test]
 fn a_service_is_changed_only_where_asked() {
-    let Command::Service(ServiceCommand::Set(args)) =
-        cli("service set web --failback false").command
-    else {
+    let Command::Service(ServiceCommand::Set(args)) = cli("service set web --failback false").command else {
         panic!("not set")
     };
     let request = args.request(|| panic!("nothing has to be asked")).unwrap();
@@ -191,12 +166,7 @@ fn backend_verbs_become_requests() {
         panic!("not add")
     };
     assert_eq!(
-        (
-            service.as_str(),
-            backend.name.as_str(),
-            backend.weight,
-            backend.tier
-        ),
+        (service.as_str(), backend.name.as_str(), backend.weight, backend.tier),
         ("web", "nine", 4, 1)
     );
     let set = |change| Request::BackendSet {
@@ -208,10 +178,7 @@ fn backend_verbs_become_requests() {
         weight: Some(0),
         ..BackendChange::default()
     };
-    assert_eq!(
-        backend_request("backend set * 10.0.0.9:80 --weight 0"),
-        set(weight)
-    );
+    assert_eq!(backend_request("backend set * 10.0.0.9:80 --weight 0"), set(weight));
     for (verb, admin) in [
         ("enable", AdminState::Enabled),
         ("drain", AdminState::Drain),
@@ -221,10 +188,7 @@ fn backend_verbs_become_requests() {
             admin: Some(admin),
             ..BackendChange::default()
         };
-        assert_eq!(
-            backend_request(&format!("backend {verb} * 10.0.0.9:80")),
-            set(change)
-        );
+        assert_eq!(backend_request(&format!("backend {verb} * 10.0.0.9:80")), set(change));
     }
     assert!(matches!(
         backend_request("backend remove web w"),
@@ -247,9 +211,7 @@ fn the_other_verbs_become_requests() {
     let Command::Flows(flows) = cli("flows --service web --limit 7").command else {
         panic!("not flows")
     };
-    assert!(
-        matches!(flows.request(), Request::Flows { limit: 7, service: Some(s), backend: None } if s == "web")
-    );
+    assert!(matches!(flows.request(), Request::Flows { limit: 7, service: Some(s), backend: None } if s == "web"));
     for line in [
         "detach",
         "detach eth0",
@@ -269,18 +231,9 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("service add web --vip 10.0.0.1:0", "port 0"),
         ("service add web", "--vip <ADDRESS:PORT>"),
         ("service add web --vip 10.0.0.1:80 --on-down rest", "reset"),
-        (
-            "service add web --vip 10.0.0.1:80 --health ping",
-            "http:/healthz",
-        ),
-        (
-            "service add web --vip 10.0.0.1:80 --health-interval 2",
-            "500ms",
-        ),
-        (
-            "service add web --vip 10.0.0.1:80 --fall 0",
-            "0 is not in 1..",
-        ),
+        ("service add web --vip 10.0.0.1:80 --health ping", "http:/healthz"),
+        ("service add web --vip 10.0.0.1:80 --health-interval 2", "500ms"),
+        ("service add web --vip 10.0.0.1:80 --fall 0", "0 is not in 1.."),
         (
             "service add web --vip 10.0.0.1:80 --no-vip-address --vip-interface e",
             "cannot be used with",
@@ -288,10 +241,7 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("service set web", "--on-down"),
         ("service set web --timeout tcp=1h", "tcp-established"),
         ("backend add web 10.0.0.1:80 --weight 257", "0 to 256"),
-        (
-            "backend add web 10.0.0.1:80 --backup --tier 2",
-            "cannot be used with",
-        ),
+        ("backend add web 10.0.0.1:80 --backup --tier 2", "cannot be used with"),
         ("backend set web web-1", "--weight"),
         ("backend drain web", "<BACKEND>"),
         ("flows --limit 0", "1..=100000"),

@@ -57,8 +57,7 @@ fn session(directory: &Path, json: bool) -> Session {
 }
 
 fn run(line: &str, session: &Session, hooks: &Hooks) -> Result<String, ApiError> {
-    let Cli { command, .. } =
-        try_parse(std::iter::once("lb").chain(line.split(' ')).map(Into::into)).unwrap();
+    let Cli { command, .. } = try_parse(std::iter::once("lb").chain(line.split(' ')).map(Into::into)).unwrap();
     match command {
         Command::Service(command) => command.run(session),
         Command::Backend(command) => command.run(session),
@@ -79,12 +78,7 @@ fn done(message: &str) -> Reply {
 #[test]
 fn a_change_prints_the_daemons_sentence() {
     let (directory, served) = daemon(vec![done("Backend web-1 drains."), done("Done.")]);
-    let text = run(
-        "backend drain web web-1",
-        &session(directory.path(), false),
-        &HOOKS,
-    )
-    .unwrap();
+    let text = run("backend drain web web-1", &session(directory.path(), false), &HOOKS).unwrap();
     assert_eq!(text, "Backend web-1 drains.\n");
     let json = run("attach eth1", &session(directory.path(), true), &HOOKS).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -98,9 +92,7 @@ fn a_refusal_keeps_its_kind() {
         kind: ErrorKind::Conflict,
         message: "web exists".into(),
     };
-    let (directory, served) = daemon(vec![Reply::Error {
-        error: error.clone(),
-    }]);
+    let (directory, served) = daemon(vec![Reply::Error { error: error.clone() }]);
     let refused = run(
         "service add web --vip 10.0.0.1:80",
         &session(directory.path(), false),
@@ -115,12 +107,7 @@ fn a_refusal_keeps_its_kind() {
 fn one_timeout_is_changed_and_the_others_are_kept() {
     let mut web = fixtures::web();
     web.timeouts.udp_ms = 5000;
-    let (directory, served) = daemon(vec![
-        Reply::Services {
-            services: vec![web],
-        },
-        done("Done."),
-    ]);
+    let (directory, served) = daemon(vec![Reply::Services { services: vec![web] }, done("Done.")]);
     let line = "service set 10.0.0.100:80/tcp --timeout tcp-syn=3s";
     run(line, &session(directory.path(), false), &HOOKS).unwrap();
     let requests = served.join().unwrap();
@@ -144,21 +131,13 @@ fn backends_are_listed_flat_as_json_and_an_unknown_service_is_not_found() {
     let json = run("backend list web", &session(directory.path(), true), &HOOKS).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json.as_array().map(Vec::len), Some(3));
-    assert_eq!(
-        json.pointer("/0/service").and_then(|v| v.as_str()),
-        Some("web")
-    );
+    assert_eq!(json.pointer("/0/service").and_then(|v| v.as_str()), Some("web"));
     assert_eq!(
         json.pointer("/0/counters/new_flows")
             .and_then(serde_json::Value::as_u64),
         Some(852_114)
     );
-    let error = run(
-        "backend list nope",
-        &session(directory.path(), false),
-        &HOOKS,
-    )
-    .unwrap_err();
+    let error = run("backend list nope", &session(directory.path(), false), &HOOKS).unwrap_err();
     assert_eq!(error.kind.exit_code(), 3);
     served.join().unwrap();
 }
