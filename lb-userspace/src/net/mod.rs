@@ -15,6 +15,8 @@ mod request;
 mod route;
 mod sysctl;
 mod table;
+#[cfg(test)]
+mod tests;
 mod types;
 mod vip;
 
