@@ -38,18 +38,15 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Setup => setup::run(),
-        Verb::Build(args) => build::run(&args),
-        Verb::Demo(args) => demo::run(&args),
+        Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),
-        Verb::Lint => lint::run(),
-        Verb::DemoLoad(args) => demo::load::run(&args),
+        Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
+        Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

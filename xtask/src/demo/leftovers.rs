@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs, io,
+    env, fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
     unistd::Pid,
 };
 
@@ -53,7 +57,7 @@ pub(super) fn remove_stale() {
         .into_iter()
         .filter(|&id| !is_running(id) && !directory(id).join(KEPT).exists())
     {
-        eprintln!("demo: removing what demo {id} left behind");
+        complain(&format!("removing what demo {id} left behind"));
         remove(id);
     }
 }
@@ -84,10 +88,10 @@ pub(super) fn remove(id: u32) {
     }
     for name in &names {
         if let Err(error) = shell::output(shell::command("ip").args(["netns", "delete", name])) {
-            eprintln!("demo: {error:#}");
+            complain(&format!("{error:#}"));
         }
     }
-    for pins in find_directories(Path::new(PINS), &instance(id), 2) {
+    for pins in pins(id) {
         report(&pins, fs::remove_dir_all(&pins));
     }
     report(&directory(id), fs::remove_dir_all(directory(id)));
@@ -98,19 +102,29 @@ pub(super) fn pins(id: u32) -> Vec<PathBuf> {
     find_directories(Path::new(PINS), &instance(id), 2)
 }
 
+/// Unlike `eprintln!` this cannot panic, as when the terminal has gone: the rest is still to be removed.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "demo: {text}");
+}
+
 fn report(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
-        eprintln!("demo: cannot remove {}: {error}", path.display());
+        complain(&format!("cannot remove {}: {error}", path.display()));
     }
 }
 
 fn kill_all_in(namespace: &str) {
     let pids = shell::output(shell::command("ip").args(["netns", "pids", namespace])).unwrap_or_default();
-    for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
-        // It may have ended by itself meanwhile.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for pid in pids
+        .lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .map(Pid::from_raw)
+    {
+        // It may have ended by itself meanwhile, and only this demo's own children can be waited for.
+        let _ = kill(pid, Signal::SIGKILL);
+        let _ = waitpid(pid, None);
     }
 }
 

@@ -58,7 +58,7 @@ fn picture(svg: &mut String, phases: &[Phase], servers: &[&str]) -> Drawn {
         .copied()
         .fold(1.0, f64::max);
     // The upper third belongs to titles and marks.
-    let top = highest * 1.45;
+    let top = highest * 1.4;
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
         .margin_top(56)
@@ -208,14 +208,8 @@ impl Band<'_> {
             )])?;
         }
         let style = (FONT, 16).into_font().style(FontStyle::Bold).color(&INK);
-        for (line, text) in (0..).zip(format!("{number}  {}", self.phase.title).split('\n')) {
-            let height = top * (0.985 - 0.05 * f64::from(line));
-            // The second line stands under the first word, not under the number.
-            let indent = if line > 0 { 20 } else { 0 };
-            let text =
-                EmptyElement::at((self.offset, height)) + Text::new(text.to_owned(), (8 + indent, 0), style.clone());
-            chart.draw_series([text])?;
-        }
+        let text = Text::new(format!("{number} · {}", self.phase.title), (8, 0), style);
+        chart.draw_series([EmptyElement::at((self.offset, top * 0.985)) + text])?;
         Ok(())
     }
 
@@ -224,7 +218,7 @@ impl Band<'_> {
         for (row, mark) in (0..).zip(&self.phase.marks) {
             let x = self.place(mark.at);
             // Labels of neighbours stand at different heights.
-            let height = top - (top - highest) * (0.42 + 0.26 * f64::from(row % 2));
+            let height = top - (top - highest) * (0.32 + 0.32 * f64::from(row % 2));
             chart.draw_series(DashedLineSeries::new(
                 [(x, 0.0), (x, height)],
                 6,
@@ -287,11 +281,18 @@ mod tests {
         let mut svg = String::new();
         let drawn = picture(
             &mut svg,
-            &[phase("shared evenly"), phase("it comes\nback")],
+            &[phase("shared evenly"), phase("it comes back")],
             &["s1", "s2"],
         );
         assert!(drawn.is_ok(), "{drawn:?}");
-        for text in ["s1", "s2", "failed", "1  shared evenly", "2  it comes", "s1 killed"] {
+        for text in [
+            "s1",
+            "s2",
+            "failed",
+            "1 · shared evenly",
+            "2 · it comes back",
+            "s1 killed",
+        ] {
             assert!(svg.contains(text), "{text} is missing");
         }
     }

@@ -151,7 +151,7 @@ impl<'a> Story<'a> {
                 plural(spread, "connection")
             ),
         );
-        self.end("connections\nshared evenly", samples);
+        self.end("Even shares", samples);
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl<'a> Story<'a> {
         );
         let failed = Counts::of(&samples).failed;
         self.promise(failed == 0, format!("{failed} requests failed"));
-        self.end("a weight\nis changed", samples);
+        self.end("Weight changed", samples);
         self.balancer
             .command(&["backend", "set", "web", "s1", "--weight", "1"])?;
         Ok(())
@@ -226,7 +226,7 @@ impl<'a> Story<'a> {
             thousands(counts.failed),
             thousands(counts.saved)
         ));
-        self.end("active server\nkilled", samples);
+        self.end("Active server killed", samples);
         Ok(())
     }
 
@@ -254,7 +254,7 @@ impl<'a> Story<'a> {
         self.promise(back.is_some(), text);
         let failed = Counts::of(&samples).failed;
         self.promise(failed == 0, format!("{failed} requests failed"));
-        self.end("it comes\nback", samples);
+        self.end("It comes back", samples);
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl<'a> Story<'a> {
             failed == 0,
             format!("{failed} of {} requests failed", thousands(samples.len().try_into()?)),
         );
-        self.end("daemon killed,\nrestarted", samples);
+        self.end("Daemon killed", samples);
         Ok(())
     }
 

@@ -63,14 +63,17 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
             as_root()
         );
     }
-    let missing = find(scope)?;
-    if missing.is_empty() {
-        return Ok(());
+    // The second round is for what can be checked only once the first has brought the programs for it.
+    for _ in 0..2 {
+        let missing = find(scope)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for missing in &missing {
+            eprintln!("setup: missing: {}", missing.what);
+        }
+        install(missing);
     }
-    for missing in &missing {
-        eprintln!("setup: missing: {}", missing.what);
-    }
-    install(missing)?;
     let left = find(scope)?;
     if left.is_empty() {
         return Ok(());
@@ -97,23 +100,23 @@ fn find(scope: Scope) -> Result<Vec<Missing>> {
 }
 
 /// Does what may be done. A failed installation is reported, and the others are still tried.
-fn install(missing: Vec<Missing>) -> Result<()> {
+fn install(missing: Vec<Missing>) {
     let mut packages = Vec::new();
     for Missing { what, remedy } in missing {
         match remedy {
-            Remedy::Run(mut command) => {
-                if let Err(error) = shell::run(&mut command) {
-                    eprintln!("setup: {what}: {error:#}");
-                }
-            }
+            Remedy::Run(mut command) => report(&what, shell::run(&mut command)),
             Remedy::Package(name) => packages.push(name),
             Remedy::Tell(_) => {}
         }
     }
-    if packages.is_empty() {
-        Ok(())
-    } else {
-        packages::install(&packages)
+    if !packages.is_empty() {
+        report(&packages.join(", "), packages::install(&packages));
+    }
+}
+
+fn report(what: &str, installed: Result<()>) {
+    if let Err(error) = installed {
+        eprintln!("setup: {what}: {error:#}");
     }
 }
 

@@ -3,9 +3,9 @@
 mod suite;
 mod tally;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     build::{self, Profile},
@@ -53,11 +53,12 @@ impl Args {
     }
 }
 
-/// Runs tests, prints each suite's result, and `N passed, N failed` as the last line.
+/// Runs tests, prints each suite's result, and `N passed, N failed` as the last line. The exit code is that of failure
+/// also when a suite that should have tests ran none.
 ///
 /// # Errors
-/// When the machine lacks something, the build fails, a test fails, or a suite that should have tests ran none.
-pub(crate) fn run(args: &Args) -> Result<()> {
+/// When the machine lacks something or the build fails.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(if args.host_only { Scope::Build } else { Scope::Kernel })?;
     let suites = suite::build(&args.packages(), args.target())?;
     let mut results = Vec::new();
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let tally = run_suite(documentation_tests()?, args, false)?;
         results.push(("documentation".to_owned(), tally));
     }
-    summarize(&results, args.filter.as_deref())
+    Ok(summarize(&results, args.filter.as_deref()))
 }
 
 fn documentation_tests() -> Result<Command> {
@@ -99,16 +100,21 @@ fn run_suite(mut command: Command, args: &Args, must_have_tests: bool) -> Result
     Ok(tally)
 }
 
-fn summarize(results: &[(String, Tally)], filter: Option<&str>) -> Result<()> {
+/// Prints the results; the totals come last, whatever happened.
+fn summarize(results: &[(String, Tally)], filter: Option<&str>) -> ExitCode {
     let total: Tally = results.iter().map(|(_, tally)| tally).sum();
     println!();
     for (name, tally) in results.iter().filter(|(_, tally)| tally.ran() + tally.ignored > 0) {
+        let Tally {
+            passed,
+            failed,
+            ignored,
+            took,
+            ..
+        } = tally;
         println!(
-            "{name:<28} {:>5} passed {:>4} failed {:>4} ignored {:>7.1} s",
-            tally.passed,
-            tally.failed,
-            tally.ignored,
-            tally.took.as_secs_f64()
+            "{name:<28} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {:>7.1} s",
+            took.as_secs_f64()
         );
     }
     for (name, tally) in results {
@@ -116,12 +122,42 @@ fn summarize(results: &[(String, Tally)], filter: Option<&str>) -> Result<()> {
             println!("FAILED {name}: {failure}");
         }
     }
+    let none = total.ran() == 0;
+    if let (Some(filter), true) = (filter, none) {
+        println!("no test's name contains `{filter}`");
+    }
     println!("{} passed, {} failed", total.passed, total.failed);
-    if total.failed > 0 {
-        bail!("{} of {} tests failed", total.failed, total.ran());
+    if total.failed > 0 || none {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
-    if let (Some(filter), 0) = (filter, total.ran()) {
-        bail!("no test's name contains `{filter}`");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(passed: u64, failed: u64) -> Tally {
+        Tally {
+            passed,
+            failed,
+            ..Tally::default()
+        }
     }
-    Ok(())
+
+    #[test]
+    fn the_verdict_is_good_only_when_something_ran_and_nothing_failed() {
+        let verdict = |tallies: &[Tally]| {
+            let results: Vec<_> = tallies
+                .iter()
+                .map(|tally| ("suite".to_owned(), tally.clone()))
+                .collect();
+            summarize(&results, Some("name")) == ExitCode::SUCCESS
+        };
+        assert!(verdict(&[tally(3, 0), tally(0, 0)]));
+        assert!(!verdict(&[tally(3, 0), tally(2, 1)]));
+        assert!(!verdict(&[tally(0, 0)]));
+        assert!(!verdict(&[]));
+    }
 }
