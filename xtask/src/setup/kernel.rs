@@ -34,7 +34,7 @@ const MAPS: [(MapType, &str); 6] = [
 /// Helpers that the packet path calls.
 const HELPERS: [(BpfHelper, &str); 2] = [
     (BpfHelper::BPF_FUNC_redirect_map, "bpf_redirect_map"),
-    (BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64"),
+    (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "bpf_ktime_get_coarse_ns"),
 ];
 
 /// What the kernel lacks.
