@@ -253,8 +253,6 @@ fn backend(name: &str, host: u8, backup: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use serde_json::json;
 
     use super::*;

@@ -173,8 +173,6 @@ fn find_directories(below: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]

@@ -159,8 +159,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use std::net::TcpListener;
 
     use super::*;

@@ -120,8 +120,6 @@ impl Drop for NoServiceStart {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn scratch(name: &str) -> PathBuf {

@@ -112,8 +112,6 @@ pub(super) fn run(command: &mut Command) -> Result<Tally> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]
