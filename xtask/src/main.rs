@@ -1,1 +1,52 @@
-fn main() {}
+//! `cargo xtask VERB`: everything there is to do with this repository, from a bare machine to a verdict.
+
+mod build;
+mod demo;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, try and test lb.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find what this machine lacks, and install what may be installed.
+    Setup,
+    /// Build the lb binary and print its path.
+    Build(build::Args),
+    /// Show lb at work: four real servers, a real client, a weight change, a fail-over, a killed daemon.
+    Demo(demo::Args),
+    /// Run the tests; the last line is `N passed, N failed`.
+    Test(test::Args),
+    /// Check format, lints and documentation.
+    Lint,
+    /// The demo's client, started inside the client's network namespace.
+    #[command(hide = true)]
+    DemoLoad(demo::load::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
+        Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,88 @@
+//! `cargo xtask lint`: format, lints of both targets, documentation, licences.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{
+    setup::{self, Scope},
+    shell,
+};
+
+/// Runs every check to its end and names those that failed.
+///
+/// # Errors
+/// When the machine lacks something or a check fails.
+pub(crate) fn run() -> Result<()> {
+    setup::ensure(Scope::Build)?;
+    let mut failed = Vec::new();
+    for (name, mut check) in checks()? {
+        eprintln!("── {name}");
+        if let Err(error) = shell::run(&mut check) {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        anyhow::bail!("lint: failed: {}", failed.join(", "));
+    }
+    eprintln!("lint: all checks passed");
+    Ok(())
+}
+
+fn checks() -> Result<Vec<(&'static str, Command)>> {
+    let mut format = shell::cargo()?;
+    format.args(["fmt", "--all", "--check"]);
+
+    let mut host = shell::cargo()?;
+    host.args([
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "lb-ebpf",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+
+    // The pinned compiler is a stable one; it builds `core` for the BPF target only when told to act as its own bootstrap.
+    let mut packet_path = shell::cargo()?;
+    packet_path
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["clippy", "--package", "lb-ebpf"]);
+    packet_path.args([
+        "--target",
+        "bpfel-unknown-none",
+        "-Zbuild-std=core",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+
+    let mut documentation = shell::cargo()?;
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    documentation.args([
+        "doc",
+        "--workspace",
+        "--exclude",
+        "lb-ebpf",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+
+    let mut checks = vec![
+        ("format", format),
+        ("clippy, host", host),
+        ("clippy, BPF target", packet_path),
+        ("documentation", documentation),
+    ];
+    if shell::find("cargo-deny").is_some() {
+        let mut licences = shell::cargo()?;
+        licences.args(["deny", "check", "bans", "licenses", "sources"]);
+        checks.push(("licences", licences));
+    } else {
+        eprintln!("licences: not checked, cargo-deny is not installed (`cargo install cargo-deny --locked`)");
+    }
+    Ok(checks)
+}
