@@ -9,7 +9,6 @@
 #![expect(
     clippy::panic,
     clippy::expect_used,
-    clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a harness reports a failed step by failing the test"
 )]
