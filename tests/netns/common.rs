@@ -1,0 +1,69 @@
+//! Steps that several scenarios share.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use lb_tests::{
+    Lab, Nginx,
+    client::{self, Shares},
+};
+
+/// So many connections to every server of the lab.
+pub(crate) fn even(lab: &Lab, each: u32) -> Shares {
+    lab.servers.iter().map(|server| (server.name.clone(), each)).collect()
+}
+
+/// Connections by the server's name.
+pub(crate) fn shares_of(shares: &[(&str, u32)]) -> Shares {
+    shares.iter().map(|&(name, count)| (name.to_owned(), count)).collect()
+}
+
+/// Makes a file of random bytes at a server, fetches it through `vip` with curl and compares SHA-256 sums.
+#[track_caller]
+pub(crate) fn fetch_file(lab: &Lab, nginx: &Nginx, vip: SocketAddr, mebibytes: u32) {
+    let path = nginx.files.join("random");
+    let made = lab.client.ns.sh(&format!(
+        "head -c {mebibytes}M /dev/urandom | tee {} | sha256sum",
+        path.display()
+    ));
+    let fetched = lab
+        .client
+        .ns
+        .command("sh")
+        .args([
+            "-c",
+            "curl --silent --show-error --fail --max-time 120 \"$0\" | sha256sum",
+        ])
+        .arg(format!("http://{vip}/files/random"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("curl is installed");
+    fs::remove_file(&path).expect("the file is removed");
+    assert_eq!(String::from_utf8_lossy(&fetched.stdout), made);
+}
+
+/// Connects again and again from the same source port, after both kinds of end: in order, and by RST.
+///
+/// A SYN that is not answered is sent again after a second, so a connection that takes that long has stalled.
+#[track_caller]
+pub(crate) fn reuses_port(vip: SocketAddr) {
+    let mut slow = Vec::new();
+    for i in 0..40 {
+        let started = Instant::now();
+        let stream = client::open_from(20_000, vip).unwrap_or_else(|e| panic!("connection {i}: {e}"));
+        if i % 2 == 0 {
+            client::seen(&client::request(&stream, "/").unwrap_or_else(|e| panic!("request {i}: {e}"))).unwrap();
+        } else {
+            client::reset_on_close(&stream).unwrap();
+        }
+        if started.elapsed() > Duration::from_millis(900) {
+            slow.push((i, started.elapsed()));
+        }
+    }
+    // One may be the machine's.
+    assert!(slow.len() <= 1, "connections that stalled: {slow:?}");
+}

@@ -1,0 +1,17 @@
+//! End to end: real clients, real servers and the real daemon in network namespaces.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod common;
+mod failover;
+mod harness;
+mod lifecycle;
+mod modes;
+mod network;
+mod spread;
+mod udp;

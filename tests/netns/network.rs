@@ -1,0 +1,222 @@
+//! Interfaces, neighbours and addresses that change while the daemon runs, and traffic that is not its business.
+
+use std::net::{TcpListener, UdpSocket};
+
+use lb_tests::{
+    Lab, Topology,
+    balancer::PATIENCE,
+    client::{self, Held},
+    eventually,
+    lab::Family,
+};
+
+use crate::common::even;
+
+/// Waits until a client is served.
+#[track_caller]
+fn wait_served(lab: &Lab, family: Family) {
+    eventually("a client to be served", PATIENCE, || {
+        let who = lab.client.ns.run(|| client::who(lab.vip(family, 80)));
+        who.map(drop).map_err(|e| e.to_string())
+    });
+}
+
+#[test]
+fn an_interface_that_goes_down_and_up_serves_again() {
+    let lab = Lab::new(Topology::TwoArm, 2);
+    let _http = lab.serve_http();
+    let lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    let vip = lab.vip(Family::V4, 80);
+    let mut held = lab.client.ns.run(|| Held::open(vip)).unwrap();
+    for device in lab.interfaces() {
+        lab.lb.ns.sh(&format!(
+            "ip link set {device} down; sleep 0.2; ip link set {device} up"
+        ));
+        wait_served(&lab, Family::V4);
+        lb.wait_ready();
+        held.say("still there").unwrap();
+    }
+    assert_eq!(lab.client.ns.run(|| client::shares(vip, 10)), even(&lab, 5));
+}
+
+#[test]
+fn an_interface_that_is_made_anew_is_attached_again() {
+    let lab = Lab::new(Topology::TwoArm, 2);
+    let _http = lab.serve_http();
+    let lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    for device in ["client0", "servers0"] {
+        lab.lb.ns.sh(&format!("ip link del {device}"));
+        let report = |s: &lb_userspace::api::Status| s.interfaces.iter().find(|i| i.name == device).cloned().unwrap();
+        let status = lb.wait_status("the interface to be missed", |s| report(s).index.is_none());
+        assert_eq!(report(&status).xdp, "missing");
+        assert!(
+            status.warnings.iter().any(|w| w.contains(device)),
+            "{:?}",
+            status.warnings
+        );
+        lab.rebuild_interface(device);
+        lb.wait_status("the interface to be attached", |s| report(s).xdp == "native");
+        wait_served(&lab, Family::V4);
+    }
+    lb.wait_ready();
+    assert_eq!(
+        lab.client.ns.run(|| client::shares(lab.vip(Family::V4, 80), 10)),
+        even(&lab, 5)
+    );
+}
+
+#[test]
+fn a_backends_new_mac_address_is_followed() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    let server = &lab.servers[0];
+    // As a host does that takes an address over: it tells its neighbours.
+    server
+        .ns
+        .sh("echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_notify; echo 1 >/proc/sys/net/ipv6/conf/eth0/ndisc_notify");
+    for (family, mac) in [(Family::V4, "02:00:00:00:00:41"), (Family::V6, "02:00:00:00:00:61")] {
+        let lb = lab.start(&lab.config().service(lab.web(family)));
+        let mut held = lab.client.ns.run(|| Held::open(lab.vip(family, 80))).unwrap();
+        server.ns.sh(&format!("ip link set eth0 address {mac}"));
+        lb.wait_backend("web", "s1", "at its new MAC address", |b| {
+            b.in_rotation && b.next_hop.as_deref().is_some_and(|hop| hop.contains(mac))
+        });
+        held.say("over the new address").unwrap();
+        wait_served(&lab, family);
+        lb.detach();
+    }
+}
+
+#[test]
+fn a_backend_without_a_next_hop_is_out_of_rotation() {
+    let lab = Lab::new(Topology::TwoArm, 2);
+    let _http = lab.serve_http();
+    let absent = "10.80.2.77:80";
+    let mut backends = lab.backends(Family::V4, 80);
+    backends.push(lb_tests::Backend::new("absent", absent.parse().unwrap()));
+    // Nothing asks it for its health: the next hop alone decides.
+    let service = lab.web(Family::V4).backends(backends).health("type = \"none\"");
+    let lb = lb_tests::Balancer::start(&lab, &lab.config().service(service));
+    lb.wait_in("web", "s1");
+    lb.wait_in("web", "s2");
+    let out = lb.wait_backend("web", "absent", "out, and why", |b| {
+        !b.in_rotation && b.why_not.is_some()
+    });
+    let why = out.why_not.unwrap();
+    assert!(why.contains("no next hop") && why.contains("10.80.2.77"), "{why}");
+    assert_eq!(
+        lab.client.ns.run(|| client::shares(lab.vip(Family::V4, 80), 10)),
+        [("s1".into(), 5), ("s2".into(), 5)].into()
+    );
+    lab.servers[0].ns.sh("ip addr add 10.80.2.77/24 dev eth0");
+    lb.wait_in("web", "absent");
+}
+
+#[test]
+fn the_vip_answers_only_while_it_is_lbs() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    for family in Family::ALL {
+        let ip = lab.vip(family, 80).ip();
+        let reachable = || lab.client.ns.try_sh(&format!("ping -c 1 -W 2 {ip}")).status.success();
+        assert!(!reachable());
+        let lb = lab.start(&lab.config().service(lab.web(family)));
+        assert_eq!(lb.service("web").vip_interface.as_deref(), Some("client0"));
+        let mask = if family == Family::V4 { 32 } else { 128 };
+        assert!(lab.lb.ns.sh("ip addr show client0").contains(&format!("{ip}/{mask}")));
+        lab.client.ns.sh("ip neigh flush all");
+        assert!(reachable());
+        let _done = lab.lb(&["service", "remove", "web"]).success();
+        assert!(!lab.lb.ns.sh("ip addr show client0").contains(&format!("{ip}/")));
+        lb.detach();
+        lab.client.ns.sh("ip neigh flush all");
+    }
+}
+
+#[test]
+fn a_vip_that_the_operator_manages_is_left_alone() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    let vip = lab.vip(Family::V4, 80);
+    let addresses = || lab.lb.ns.sh("ip -oneline addr show dev client0 | awk '{print $4}'");
+    let before = addresses();
+    let lb = lab.start(
+        &lab.config()
+            .service(lab.web(Family::V4).set("vip-address = \"manual\"")),
+    );
+    assert_eq!(addresses(), before);
+    assert_eq!(lb.service("web").vip_interface, None);
+    lab.lb.ns.sh(&format!("ip addr add {}/32 dev client0", vip.ip()));
+    lab.client.ns.run(|| client::who(vip)).unwrap();
+    let with_vip = addresses();
+    lb.detach();
+    assert_eq!(addresses(), with_vip);
+}
+
+#[test]
+fn traffic_that_is_not_a_services_reaches_the_kernel() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    let config = lab
+        .config()
+        .service(lab.web(Family::V4))
+        .service(lab.web(Family::V6).named("web6"));
+    let lb = lab.start(&config);
+    let local = lb_tests::HttpServer::start(&lab.lb, 2222);
+    let _echo = lb_tests::UdpEcho::start(&lab.lb, 80);
+    for family in Family::ALL {
+        let vip = lab.vip(family, 2222);
+        // Another port of the VIP, the same port over another protocol, and ping with fragments.
+        assert_eq!(lab.client.ns.run(|| client::who(vip)).unwrap().server, "lb");
+        assert_eq!(
+            lab.client
+                .ns
+                .run(|| client::Datagrams::to(lab.vip(family, 80)).echo(b"udp"))
+                .unwrap()
+                .0,
+            "lb"
+        );
+        for size in [56, 4000] {
+            lab.client
+                .ns
+                .sh(&format!("ping -c 2 -i 0.2 -W 2 -s {size} {}", vip.ip()));
+        }
+    }
+    assert_eq!(local.served(), 2);
+    assert!(lb.reason("not-a-service") > 0 && lb.reason("not-tcp-or-udp") > 0);
+    // The host's own connections towards a backend come back to it.
+    let seen = lab
+        .lb
+        .ns
+        .run(|| client::who(lab.servers[0].address(Family::V4, 80)))
+        .unwrap();
+    assert_eq!(seen.client, lab.source(Family::V4));
+}
+
+#[test]
+fn a_long_datagram_in_fragments_reaches_the_kernel() {
+    let lab = Lab::new(Topology::OneArm, 1);
+    let _http = lab.serve_http();
+    let _lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    let _echo = lb_tests::UdpEcho::start(&lab.lb, 7);
+    let flow = lab
+        .client
+        .ns
+        .run(|| client::Datagrams::to(lab.lb.address(Family::V4, 7)));
+    assert_eq!(flow.echo(&[7; 5000]).unwrap().0, "lb");
+}
+
+#[test]
+fn the_hosts_own_listeners_work_beside_lb() {
+    let lab = Lab::new(Topology::OneArm, 1);
+    let _http = lab.serve_http();
+    let _lb = lab.start(&lab.config().service(lab.web(Family::V6)));
+    let listener = lab.lb.ns.run(|| TcpListener::bind("[::]:22")).unwrap();
+    let socket = lab.lb.ns.run(|| UdpSocket::bind("[::]:53")).unwrap();
+    lab.client.ns.run(|| {
+        for family in Family::ALL {
+            client::open(lab.lb.address(family, 22)).unwrap();
+        }
+    });
+    drop((listener, socket));
+}
