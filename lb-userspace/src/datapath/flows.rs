@@ -4,11 +4,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
     path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use aya::{
     Pod,
-    maps::{HashMap, MapData},
+    maps::{HashMap, Map, MapData},
 };
 use lb_common::{
     abi::{Flow, FlowKey, Link},
@@ -18,16 +20,62 @@ use lb_common::{
     rewrite::Rewrite,
 };
 
-use super::{DatapathError, FlowEntry, Sweep, batch, pins::kernel};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    DatapathError, FlowEntry, FlowTables, Sweep, batch,
+    pins::{Pins, kernel},
+};
 
 /// How long an entry stays after it expired, in ticks (about four seconds): a packet that finds it may still be at work.
 const GRACE: u32 = 4096;
 
-/// A flow table of either family.
-pub(super) struct Table<A> {
-    map: HashMap<MapData, FlowKey<A>, Flow<A>>,
-    /// The same map once more: aya's typed handle does not lend its descriptor.
+/// The flow tables of both families, opened by their pins.
+pub struct KernelFlowTables {
+    ipv4: Table<Addr4>,
+    ipv6: Table<Addr6>,
+}
+
+impl KernelFlowTables {
+    /// Of an instance whose maps are pinned and were checked.
+    pub(super) fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        let maps = pins.maps();
+        Ok(Self {
+            ipv4: Table::open(&maps.join("FLOWS_V4"))?,
+            ipv6: Table::open(&maps.join("FLOWS_V6"))?,
+        })
+    }
+}
+
+impl FlowTables for KernelFlowTables {
+    fn sweep(&self) -> Result<Sweep, DatapathError> {
+        let now = self.now();
+        let mut result = Sweep::default();
+        let flows_ipv4 = sweep(&self.ipv4, now, &mut result)?;
+        let flows_ipv6 = sweep(&self.ipv6, now, &mut result)?;
+        result.flows = [flows_ipv4, flows_ipv6];
+        Ok(result)
+    }
+
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
+        let now = self.now();
+        for_each(&self.ipv4, now, visit)?;
+        for_each(&self.ipv6, now, visit)
+    }
+
+    fn now(&self) -> Tick {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(Duration::from)
+            .unwrap_or_default();
+        Tick::from_ns(u64::try_from(now.as_nanos()).unwrap_or_default())
+    }
+}
+
+/// A flow table of one family.
+struct Table<A> {
     data: MapData,
+    /// A walk removes through here, and walks may come from several threads.
+    map: Mutex<HashMap<MapData, FlowKey<A>, Flow<A>>>,
 }
 
 impl<A> Table<A>
@@ -35,15 +83,18 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
-    /// Of a typed handle and the pin of the same map.
-    pub(super) fn new(map: HashMap<MapData, FlowKey<A>, Flow<A>>, pin: &Path) -> Result<Self, DatapathError> {
-        let data = MapData::from_pin(pin).map_err(|e| kernel(format!("cannot open {}", pin.display()), e))?;
-        Ok(Self { map, data })
+    fn open(pin: &Path) -> Result<Self, DatapathError> {
+        let open = || MapData::from_pin(pin).map_err(|e| kernel(format!("cannot open {}", pin.display()), e));
+        let map = HashMap::try_from(Map::LruHashMap(open()?)).map_err(|e| kernel(pin.display().to_string(), e))?;
+        Ok(Self {
+            data: open()?,
+            map: Mutex::new(map),
+        })
     }
 }
 
 /// What the walk needs of an address.
-pub(super) trait UserAddress: Address + Default {
+trait UserAddress: Address + Default {
     fn ip(self) -> IpAddr;
 }
 
@@ -60,7 +111,7 @@ impl UserAddress for Addr6 {
 }
 
 /// Counts the flows of a table into `sweep`, removes those that expired, and says how many there are.
-pub(super) fn sweep<A: UserAddress>(table: &mut Table<A>, now: Tick, sweep: &mut Sweep) -> Result<u64, DatapathError>
+fn sweep<A: UserAddress>(table: &Table<A>, now: Tick, sweep: &mut Sweep) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
     Flow<A>: Pod,
@@ -81,13 +132,11 @@ where
             }
         }
     })?;
+    let mut map = table.map.lock().unwrap_or_else(PoisonError::into_inner);
     for (key, to_backend) in expired {
         // It may have come back to life, or been replaced by a new flow.
-        let still = table
-            .map
-            .get(&key, 0)
-            .is_ok_and(|flow| flow.expires.plus(GRACE).passed(now));
-        if still && table.map.remove(&key).is_ok() && to_backend {
+        let still = map.get(&key, 0).is_ok_and(|flow| flow.expires.plus(GRACE).passed(now));
+        if still && map.remove(&key).is_ok() && to_backend {
             sweep.expired += 1;
         }
     }
@@ -95,11 +144,7 @@ where
 }
 
 /// Gives each unexpired flow to `visit`, once.
-pub(super) fn for_each<A: UserAddress>(
-    table: &Table<A>,
-    now: Tick,
-    visit: &mut dyn FnMut(&FlowEntry),
-) -> Result<(), DatapathError>
+fn for_each<A: UserAddress>(table: &Table<A>, now: Tick, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>
 where
     FlowKey<A>: Pod + Default,
     Flow<A>: Pod,

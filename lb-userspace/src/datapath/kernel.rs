@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -17,10 +18,10 @@ use lb_common::{
     net::{self, Addr4, Addr6, Address, Be16},
     reason,
 };
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, Sweep, flows, links, loader,
+    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, FlowTables, KernelFlowTables, Sweep,
+    links, loader,
     maps::{self, Maps, page_of},
     pins::{Pins, kernel},
 };
@@ -33,6 +34,7 @@ use crate::{
 pub struct KernelDatapath {
     ebpf: Ebpf,
     maps: Maps,
+    flows: Arc<KernelFlowTables>,
     pins: Pins,
     limits: Limits,
     attached: BTreeMap<String, u32>,
@@ -49,9 +51,11 @@ impl KernelDatapath {
         pins.check(bpffs)?;
         let fresh = !pins.exist();
         pins.create()?;
-        let loaded = loader::load(&pins, &limits, log).and_then(|mut ebpf| Ok((Maps::take(&mut ebpf, &pins)?, ebpf)));
+        let loaded = loader::load(&pins, &limits, log)
+            .and_then(|mut ebpf| Ok((Maps::take(&mut ebpf)?, Arc::new(KernelFlowTables::open(&pins)?), ebpf)));
         match loaded {
-            Ok((maps, ebpf)) => Ok(Self {
+            Ok((maps, flows, ebpf)) => Ok(Self {
+                flows,
                 ebpf,
                 maps,
                 pins,
@@ -65,6 +69,12 @@ impl KernelDatapath {
                 Err(error)
             }
         }
+    }
+
+    /// The flow tables, for walks aside.
+    #[must_use]
+    pub fn flow_tables(&self) -> Arc<KernelFlowTables> {
+        Arc::clone(&self.flows)
     }
 
     /// What the packet path says, for a task that passes it on. `None` when there is nothing to read.
@@ -250,25 +260,15 @@ impl Datapath for KernelDatapath {
     }
 
     fn sweep(&mut self) -> Result<Sweep, DatapathError> {
-        let now = self.now();
-        let mut sweep = Sweep::default();
-        let flows_v4 = flows::sweep(&mut self.maps.flows_v4, now, &mut sweep)?;
-        let flows_v6 = flows::sweep(&mut self.maps.flows_v6, now, &mut sweep)?;
-        sweep.flows = [flows_v4, flows_v6];
-        Ok(sweep)
+        self.flows.sweep()
     }
 
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
-        let now = self.now();
-        flows::for_each(&self.maps.flows_v4, now, visit)?;
-        flows::for_each(&self.maps.flows_v6, now, visit)
+        self.flows.for_each_flow(visit)
     }
 
     fn now(&self) -> Tick {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(std::time::Duration::from)
-            .unwrap_or_default();
-        Tick::from_ns(u64::try_from(now.as_nanos()).unwrap_or_default())
+        self.flows.now()
     }
 }
 
@@ -277,14 +277,16 @@ fn get<T>(result: Result<T, MapError>, map: &str) -> Result<T, DatapathError> {
 }
 
 fn full(error: &MapError, what: &'static str, limit: u32, key: &'static str) -> DatapathError {
-    match error {
-        MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => DatapathError::Full {
+    if let MapError::SyscallError(call) = error
+        && call.io_error.raw_os_error() == Some(libc::E2BIG)
+    {
+        return DatapathError::Full {
             what,
             limit: limit.into(),
             key,
-        },
-        error => kernel(format!("cannot write to {what}"), loader::chain(error)),
+        };
     }
+    kernel(format!("cannot write to {what}"), loader::chain(error))
 }
 
 const fn number(protocol: Protocol) -> u8 {

@@ -12,7 +12,6 @@ use lb_common::{
 
 use super::{
     DatapathError,
-    flows::Table,
     pins::{Pins, kernel},
 };
 use crate::{api::MapReport, model::Limits};
@@ -118,8 +117,6 @@ fn memlock(map: &MapData) -> u64 {
 pub(super) struct Maps {
     pub services_v4: HashMap<MapData, ServiceKey<Addr4>, Service>,
     pub services_v6: HashMap<MapData, ServiceKey<Addr6>, Service>,
-    pub flows_v4: Table<Addr4>,
-    pub flows_v6: Table<Addr6>,
     pub rotations: Array<MapData, Rotation>,
     pub slots: Array<MapData, SlotPage>,
     pub backends: Array<MapData, BackendEntry>,
@@ -131,12 +128,10 @@ pub(super) struct Maps {
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, DatapathError> {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
             services_v4: take(ebpf, "SERVICES_V4")?,
             services_v6: take(ebpf, "SERVICES_V6")?,
-            flows_v4: Table::new(take(ebpf, "FLOWS_V4")?, &pins.maps().join("FLOWS_V4"))?,
-            flows_v6: Table::new(take(ebpf, "FLOWS_V6")?, &pins.maps().join("FLOWS_V6"))?,
             rotations: take(ebpf, "ROTATIONS")?,
             slots: take(ebpf, "SLOTS")?,
             backends: take(ebpf, "BACKENDS")?,

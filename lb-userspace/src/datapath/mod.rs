@@ -11,6 +11,7 @@ pub mod loader;
 pub mod maps;
 pub mod pins;
 
+pub use flows::KernelFlowTables;
 pub use kernel::KernelDatapath;
 
 use std::{
@@ -220,5 +221,22 @@ pub trait Datapath: Send {
     /// Walks the flow tables and gives each unexpired flow to `visit`, once.
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
     /// The packet path's clock.
+    fn now(&self) -> Tick;
+}
+
+/// The flow tables by themselves, so that a walk over a million flows keeps nobody from publishing a change. A handle
+/// is used from threads that may block.
+pub trait FlowTables: Send + Sync + 'static {
+    /// As [`Datapath::sweep`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn sweep(&self) -> Result<Sweep, DatapathError>;
+    /// As [`Datapath::for_each_flow`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
+    /// As [`Datapath::now`].
     fn now(&self) -> Tick;
 }
