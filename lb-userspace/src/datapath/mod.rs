@@ -12,7 +12,7 @@ pub mod maps;
 pub mod pins;
 
 pub use flows::KernelFlowTables;
-pub use kernel::KernelDatapath;
+pub use kernel::{KernelDatapath, pinned_services};
 
 use std::{
     collections::BTreeMap,
