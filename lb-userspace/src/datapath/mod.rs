@@ -3,6 +3,9 @@
 //! [`Datapath`] is what the controller writes to and reads from; the kernel implements it, and so does an in-memory
 //! fake for tests.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -210,5 +213,22 @@ pub trait Datapath: Send {
     /// Walks the flow tables and gives each unexpired flow to `visit`, once.
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
     /// The packet path's clock.
+    fn now(&self) -> Tick;
+}
+
+/// The flow tables by themselves, so that a walk over a million flows keeps nobody from publishing a change. A handle
+/// is used from threads that may block.
+pub trait FlowTables: Send + Sync + 'static {
+    /// As [`Datapath::sweep`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn sweep(&self) -> Result<Sweep, DatapathError>;
+    /// As [`Datapath::for_each_flow`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
+    /// As [`Datapath::now`].
     fn now(&self) -> Tick;
 }

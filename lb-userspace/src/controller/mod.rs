@@ -1,0 +1,3 @@
+pub(crate) mod execute;
+#[cfg(test)]
+pub(crate) mod testing;
