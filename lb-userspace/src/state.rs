@@ -21,13 +21,23 @@ pub struct Desired {
     pub interfaces: Vec<Interface>,
 }
 
-/// The rules that the configuration is held to, for services and backends that are added while the daemon runs.
-#[derive(Debug, Clone, Copy)]
+/// What is wrong with a service that is to stand beside those others, in words.
+pub type ServiceRule = dyn Fn(&Service, &[Service]) -> Result<(), String> + Send + Sync;
+/// What is wrong with a backend that is to join a service, in words; the services are all there are.
+pub type BackendRule = dyn Fn(&Backend, &Service, &[Service]) -> Result<(), String> + Send + Sync;
+
+/// The rules that the configuration is held to, for services and backends that come while the daemon runs.
 pub struct Rules {
-    /// What is wrong with a service, its backends included, in words; besides clashes with other services.
-    pub service: fn(&Service) -> Result<(), String>,
-    /// What is wrong with a backend of a service.
-    pub backend: fn(&Service, &Backend) -> Result<(), String>,
+    /// For services.
+    pub service: Box<ServiceRule>,
+    /// For backends.
+    pub backend: Box<BackendRule>,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rules")
+    }
 }
 
 /// What a request changes.
@@ -127,7 +137,7 @@ impl Desired {
             );
             return refuse(ErrorKind::Conflict, message);
         }
-        (rules.service)(service).or_else(|m| refuse(ErrorKind::Invalid, m))?;
+        (rules.service)(service, &self.services).or_else(|m| refuse(ErrorKind::Invalid, m))?;
         self.services.push(service.clone());
         let n = service.backends.len();
         let message = format!(
@@ -140,6 +150,8 @@ impl Desired {
     }
 
     fn set_service(&mut self, wanted: &str, change: &ServiceChange, rules: &Rules) -> Result<Change, ApiError> {
+        let id = self.service(wanted)?.id;
+        let others: Vec<_> = self.services.iter().filter(|s| s.id != id).cloned().collect();
         let service = self.service_mut(wanted)?;
         let mut words = Vec::new();
         set(&mut service.on_down, change.on_down, "on-down", &mut words);
@@ -148,7 +160,7 @@ impl Desired {
             service.timeouts = timeouts;
             words.push("timeouts changed".to_owned());
         }
-        (rules.service)(service).or_else(|m| refuse(ErrorKind::Invalid, m))?;
+        (rules.service)(service, &others).or_else(|m| refuse(ErrorKind::Invalid, m))?;
         Ok(Change::touching(
             service.id,
             changed(&format!("service {}", service.name), &words),
@@ -167,6 +179,7 @@ impl Desired {
     }
 
     fn add_backend(&mut self, wanted: &str, backend: &Backend, rules: &Rules) -> Result<Change, ApiError> {
+        let all = self.services.clone();
         let service = self.service_mut(wanted)?;
         if let Some(other) = service.backends.iter().find(|b| b.name == backend.name) {
             let message = format!(
@@ -183,7 +196,7 @@ impl Desired {
             return refuse(ErrorKind::Conflict, message);
         }
         check_weight(backend.weight)?;
-        (rules.backend)(service, backend).or_else(|m| refuse(ErrorKind::Invalid, m))?;
+        (rules.backend)(backend, service, &all).or_else(|m| refuse(ErrorKind::Invalid, m))?;
         service.backends.push(backend.clone());
         let message = format!(
             "backend {} at {} added to service {}",
@@ -318,9 +331,9 @@ fn no_service(services: &[Service], wanted: &str) -> ApiError {
 /// Names what there is, and the nearest of it.
 fn not_found(what: &str, wanted: &str, place: &str, names: &[&str]) -> ApiError {
     const LISTED: usize = 10;
-    let similar = |name: &&&str| strsim::jaro_winkler(name, wanted);
-    let nearest = names.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)));
-    let hint = match nearest.filter(|n| similar(n) > 0.75) {
+    let distance = |name: &&&str| strsim::damerau_levenshtein(name, wanted);
+    let nearest = names.iter().min_by_key(distance);
+    let hint = match nearest.filter(|n| distance(n) <= (wanted.len() / 3).max(1)) {
         Some(name) => format!("; did you mean `{name}`?"),
         None => String::new(),
     };
@@ -355,22 +368,13 @@ mod tests {
     use super::*;
     use crate::controller::testing::{backend, service};
 
-    const RULES: Rules = Rules {
-        service: |s| {
-            if s.id.vip.port() == 0 {
-                Err("port 0".into())
-            } else {
-                Ok(())
-            }
-        },
-        backend: |_, b| {
-            if b.address.port() == 0 {
-                Err("port 0".into())
-            } else {
-                Ok(())
-            }
-        },
-    };
+    fn rules() -> Rules {
+        let port = |port| if port == 0 { Err("port 0".to_owned()) } else { Ok(()) };
+        Rules {
+            service: Box::new(move |s, _| port(s.id.vip.port())),
+            backend: Box::new(move |b, _, _| port(b.address.port())),
+        }
+    }
 
     fn desired() -> Desired {
         Desired {
@@ -384,7 +388,7 @@ mod tests {
 
     fn refused(request: Request) -> (ErrorKind, String) {
         let before = desired();
-        let error = before.apply(&request, &RULES).unwrap_err();
+        let error = before.apply(&request, &rules()).unwrap_err();
         (error.kind, error.message)
     }
 
@@ -411,7 +415,7 @@ mod tests {
         assert_eq!(kind, ErrorKind::NotFound);
         assert_eq!(
             message,
-            "no backend `web3`: service `web` has web1, web2; did you mean `web1`?".replace("web1`?", "web2`?")
+            "no backend `web3`: service `web` has web1, web2; did you mean `web1`?"
         );
     }
 
@@ -459,7 +463,7 @@ mod tests {
             tier: Some(0),
         };
         let (next, change) = desired()
-            .apply(&set_request("web", "10.0.1.1:80", change), &RULES)
+            .apply(&set_request("web", "10.0.1.1:80", change), &rules())
             .unwrap();
         assert_eq!(
             change.message,
@@ -476,7 +480,7 @@ mod tests {
             ..BackendChange::default()
         };
         let (next, change) = desired()
-            .apply(&set_request("*", "web1", drain.clone()), &RULES)
+            .apply(&set_request("*", "web1", drain.clone()), &rules())
             .unwrap();
         assert_eq!(change.touched.len(), 2);
         assert!(next.services.iter().all(|s| s.backends[0].admin == AdminState::Drain));

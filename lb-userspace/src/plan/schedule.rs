@@ -1,6 +1,6 @@
 //! Which backends take new flows, and in which order. Pure.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use lb_common::schedule::SmoothWrr;
 
@@ -80,66 +80,70 @@ pub fn choose_tier(candidates: &[Candidate], failback: bool, holding: Option<u8>
 #[must_use]
 pub fn turns(weights: &[u32], cap: u32) -> Vec<usize> {
     let weights = scaled(weights, cap);
-    let period = usize::try_from(SmoothWrr::period(&weights)).unwrap_or(usize::MAX);
-    let total: i64 = weights.iter().map(|w| i64::from(*w)).sum();
-    let mut groups = groups(&weights);
-    let mut order = Vec::with_capacity(period.min(MAX_SLOTS as usize));
-    for _ in 0..period {
-        for group in &mut groups {
-            group.gain();
-        }
-        let Some(group) = groups.iter_mut().max_by_key(|g| (g.credit(), Reverse(g.peer()))) else {
-            break;
-        };
-        order.extend(group.peer());
-        group.pay(total);
-    }
-    order
+    let mut groups = Groups::new(&weights);
+    (0..groups.total).map_while(|_| groups.turn()).collect()
 }
 
-/// Peers of one weight. They all gain alike, so the one with the fewest turns has the most credit, and turns go round.
-struct Group {
-    weight: i64,
+/// Peers by weight. Those of one weight gain alike, so the one with the fewest turns has the most credit, and turns go
+/// round. Credits and weights are arrays of their own, so that the compiler can work on many at once: this is what a
+/// fail-over waits for.
+struct Groups {
+    /// Over their greatest common divisor, so that they and the credits are small.
+    weights: Vec<i32>,
+    /// Credit of each group's peers that had no turn in this round yet.
+    credits: Vec<i32>,
+    peers: Vec<Round>,
+    /// Sum of the peers' weights: the period.
+    total: i32,
+}
+
+struct Round {
     peers: Vec<usize>,
     next: usize,
-    /// Credit of the peers that had no turn in this round yet.
-    credit: i64,
 }
 
-impl Group {
-    fn gain(&mut self) {
-        self.credit += self.weight;
+impl Groups {
+    fn new(weights: &[u32]) -> Self {
+        let mut by_weight: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (peer, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0) {
+            by_weight.entry(*weight).or_default().push(peer);
+        }
+        let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+        let period = SmoothWrr::period(weights);
+        let divisor = sum.checked_div(period).unwrap_or(1);
+        let reduced = |w: &u32| i32::try_from(u64::from(*w) / divisor).unwrap_or(i32::MAX);
+        Self {
+            weights: by_weight.keys().map(reduced).collect(),
+            credits: vec![0; by_weight.len()],
+            peers: by_weight.into_values().map(|peers| Round { peers, next: 0 }).collect(),
+            total: i32::try_from(period).unwrap_or(i32::MAX),
+        }
     }
 
-    const fn credit(&self) -> i64 {
-        self.credit
+    /// The peer whose turn it is: the first of those with the most credit.
+    fn turn(&mut self) -> Option<usize> {
+        let mut most = i32::MIN;
+        for (credit, weight) in self.credits.iter_mut().zip(&self.weights) {
+            *credit += weight;
+            most = most.max(*credit);
+        }
+        let rounds = self.credits.iter_mut().zip(&mut self.peers);
+        let tied = rounds.filter(|(credit, _)| **credit == most);
+        let (credit, round) = tied.min_by_key(|(_, round)| round.peer())?;
+        let peer = round.peer();
+        round.next += 1;
+        if round.next == round.peers.len() {
+            round.next = 0;
+            *credit -= self.total;
+        }
+        peer
     }
+}
 
+impl Round {
     fn peer(&self) -> Option<usize> {
         self.peers.get(self.next).copied()
     }
-
-    fn pay(&mut self, total: i64) {
-        self.next += 1;
-        if self.next == self.peers.len() {
-            self.next = 0;
-            self.credit -= total;
-        }
-    }
-}
-
-fn groups(weights: &[u32]) -> Vec<Group> {
-    let mut by_weight: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (peer, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0) {
-        by_weight.entry(*weight).or_default().push(peer);
-    }
-    let group = |(weight, peers)| Group {
-        weight: i64::from(weight),
-        peers,
-        next: 0,
-        credit: 0,
-    };
-    by_weight.into_iter().map(group).collect()
 }
 
 /// Weights whose period is at most `cap`, or the number of peers where that is more.
