@@ -50,7 +50,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         let tiers: Vec<_> = affected.iter().map(|id| self.serving_tier(*id)).collect();
         let flipped = self.publish_or_retry(&affected);
         let took = flipped.map(|at| at.duration_since(came));
-        let reason = event.report.last_result.unwrap_or_default();
+        let reason = event.report.last_result.map(|r| format!(" ({r})")).unwrap_or_default();
         for (id, before) in affected.iter().zip(tiers) {
             self.tell_flip(*id, &event.target, state, &reason, before, took);
         }
@@ -78,7 +78,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         };
         for backend in service.backends.iter().filter(|b| service.health_target(b) == *target) {
             tracing::info!(
-                "service {}: backend {} {word} ({reason}){tier}{published}",
+                "service {}: backend {} {word}{reason}{tier}{published}",
                 service.name,
                 backend.name
             );

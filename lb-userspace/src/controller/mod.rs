@@ -1,7 +1,7 @@
 //! The brain: one task that owns all that is wanted, known and written.
 //!
 //! Requests, health events, network events and timers come in one after the other; each is turned into what is wanted
-//! ([`outlook`]), then into what the maps shall hold ([`crate::plan`]), then into writes. Whatever waits (address
+//! (`outlook`), then into what the maps shall hold ([`crate::plan`]), then into writes. Whatever waits (address
 //! look-ups, VIP addresses, walks over the flow tables) runs aside and comes back as an event, so that a health verdict
 //! never waits behind it.
 
@@ -145,9 +145,9 @@ where
             tracing::info!("stopping; the packet path goes on");
             Ok(())
         }
-        End::Stop => controller.tear_down().await,
+        End::Stop => controller.detach_for_good(&mut events).await,
         End::Shutdown(reply) => {
-            let result = controller.tear_down().await;
+            let result = controller.detach_for_good(&mut events).await;
             // The client may be gone; the work is done all the same.
             drop(reply.send(requests::shutdown_reply(&result)));
             result

@@ -33,8 +33,9 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                 Ok(at) => flipped = at.or(flipped),
                 Err(error) => {
                     let message = error.to_string();
-                    tracing::error!("service {}: not published: {message}; trying again", self.name_of(*id));
-                    self.dirty.insert(*id, message);
+                    if self.dirty.insert(*id, message.clone()).as_ref() != Some(&message) {
+                        tracing::error!("service {}: not published: {message}; trying again", self.name_of(*id));
+                    }
                     self.retry_at.get_or_insert_with(|| Instant::now() + RETRY_AFTER);
                 }
             }

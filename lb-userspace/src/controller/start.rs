@@ -133,6 +133,18 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         Err(ControllerError::Vips(errors.join("; ")))
     }
 
+    /// Takes everything away, run-time changes included.
+    pub(super) async fn detach_for_good(
+        &mut self,
+        events: &mut mpsc::UnboundedReceiver<Internal>,
+    ) -> Result<(), ControllerError> {
+        self.finish_vips(events).await;
+        self.tear_down().await?;
+        self.state_file
+            .remove()
+            .map_err(|e| ControllerError::Teardown(format!("state file: {e}")))
+    }
+
     /// Takes everything away: addresses first, so that clients turn elsewhere.
     pub(super) async fn tear_down(&mut self) -> Result<(), ControllerError> {
         let mut left = Vec::new();
@@ -142,7 +154,6 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         }
         left.extend(self.datapath.destroy().err().map(|e| e.to_string()));
         left.extend(self.network.cleanup_neighbours().await.err());
-        left.extend(self.state_file.remove().err().map(|e| format!("state file: {e}")));
         if left.is_empty() {
             tracing::info!("the packet path is gone, with its links, maps and addresses");
             return Ok(());

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
+
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Call, Controller,
@@ -17,6 +20,9 @@ use crate::{
     model::{Service, ServiceId, VipAddress},
     state,
 };
+
+/// At the end, a VIP operation that takes longer is not waited for.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
 /// A VIP that `lb` sees to.
 #[derive(Debug)]
@@ -257,6 +263,24 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                 }
             }
         });
+    }
+
+    /// Waits for what is under way, so that no address comes up behind the back of the end.
+    pub(super) async fn finish_vips(&mut self, events: &mut mpsc::UnboundedReceiver<Internal>) {
+        let under_way = |v: &Vip| matches!(v.state, VipState::Adding | VipState::Removing);
+        while self.vips.values().any(under_way) {
+            let Ok(Some(event)) = timeout(FINISH_WITHIN, events.recv()).await else {
+                return;
+            };
+            match event {
+                Internal::VipAdded(vip, result) => {
+                    let state = result.map_or_else(VipState::Failed, VipState::Placed);
+                    self.vips.insert(vip, Vip { state, told: None });
+                }
+                Internal::VipRemoved(vip, _) => drop(self.vips.remove(&vip)),
+                Internal::Resolved(_) | Internal::Swept(..) => {}
+            }
+        }
     }
 
     /// VIPs that `lb` put on interfaces.

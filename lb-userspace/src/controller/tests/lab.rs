@@ -245,10 +245,14 @@ impl Daemon {
         }
     }
 
-    pub(super) async fn ask(&self, request: Request) -> Result<Reply, ApiError> {
+    pub(super) async fn ask_later(&self, request: Request) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         self.requests.send((request, reply)).await.unwrap();
-        let reply = answer.await.unwrap();
+        answer
+    }
+
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, ApiError> {
+        let reply = self.ask_later(request).await.await.unwrap();
         if let Reply::Error { error } = reply {
             return Err(error);
         }

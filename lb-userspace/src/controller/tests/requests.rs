@@ -212,3 +212,17 @@ async fn shutdown_leaves_nothing() {
     let net = host.net.0.lock().unwrap();
     assert!(host.datapath.state().destroyed && net.vips.is_empty() && net.cleaned);
 }
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_an_address_that_is_being_added() {
+    let (host, daemon) = lab().await;
+    let mut new = testing::service("new", 80, &[]);
+    new.id.vip.set_ip(IpAddr::from([10, 0, 0, 3]));
+    let add = daemon.ask_later(Request::ServiceAdd { service: Box::new(new) }).await;
+    sleep(Duration::from_millis(10)).await;
+    daemon.ask(Request::Shutdown).await.unwrap();
+    daemon.end().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.net.0.lock().unwrap().vips.len(), 0);
+    assert!(add.await.is_err(), "nobody answers any more");
+}
