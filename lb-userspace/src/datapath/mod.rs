@@ -4,6 +4,8 @@
 //! fake for tests.
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod fake;
 mod flows;
 mod kernel;
 mod links;
