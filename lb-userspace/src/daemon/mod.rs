@@ -48,9 +48,12 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| conflict(&e))?;
     let listener = server::bind(&config.socket).map_err(|e| conflict(&e))?;
     let (network, network_events) = network::start(KernelNetwork::start().await?);
-    let level = args.datapath_log.level();
-    let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, level)?;
-    if level > 0 {
+    let features = loader::Features {
+        log_level: args.datapath_log.level(),
+        redirect_back: config.interfaces.iter().any(|i| network.is_veth(&i.name)),
+    };
+    let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)?;
+    if features.log_level > 0 {
         logs::follow(&mut datapath);
     }
     let (requests, waiting) = mpsc::channel(REQUESTS);

@@ -32,6 +32,13 @@ pub(super) fn start(
     (Adapter(network), receiver)
 }
 
+impl Adapter {
+    /// Whether an interface exists and is one end of a veth pair.
+    pub(super) fn is_veth(&self, name: &str) -> bool {
+        self.0.interface(name).is_some_and(|i| i.veth)
+    }
+}
+
 fn translate(event: NetEvent) -> Vec<ports::NetEvent> {
     match event {
         NetEvent::LinkAdded { link } => vec![ports::NetEvent::Link { name: link.name }],

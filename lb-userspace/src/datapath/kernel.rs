@@ -45,13 +45,18 @@ impl KernelDatapath {
     ///
     /// # Errors
     /// Missing capabilities, no BPF file system, pins of another ABI version or of other sizes, a refusal of the kernel.
-    pub fn open(bpffs: &Path, instance: &str, limits: Limits, log: loader::LogLevel) -> Result<Self, DatapathError> {
+    pub fn open(
+        bpffs: &Path,
+        instance: &str,
+        limits: Limits,
+        features: loader::Features,
+    ) -> Result<Self, DatapathError> {
         loader::check_capabilities()?;
         let pins = Pins::new(bpffs, instance);
         pins.check(bpffs)?;
         let fresh = !pins.exist();
         pins.create()?;
-        let loaded = loader::load(&pins, &limits, log)
+        let loaded = loader::load(&pins, &limits, features)
             .and_then(|mut ebpf| Ok((Maps::take(&mut ebpf)?, Arc::new(KernelFlowTables::open(&pins)?), ebpf)));
         match loaded {
             Ok((maps, flows, ebpf)) => Ok(Self {
