@@ -138,7 +138,11 @@ fn a_vip_that_the_operator_manages_is_left_alone() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let _http = lab.serve_http();
     let vip = lab.vip(Family::V4, 80);
-    let addresses = || lab.lb.ns.sh("ip -oneline addr show dev client0 | awk '{print $4}'");
+    let addresses = || {
+        lab.lb
+            .ns
+            .sh("ip -oneline addr show dev client0 scope global | awk '{print $4}'")
+    };
     let before = addresses();
     let lb = lab.start(
         &lab.config()

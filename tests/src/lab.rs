@@ -9,6 +9,7 @@ use std::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use nix::unistd::Uid;
@@ -19,6 +20,7 @@ use crate::{
     config::{Backend, Config, Service},
     leftovers,
     netns::Namespace,
+    poll::eventually,
 };
 
 /// How many labs exist at the same time, so that parallel tests do not starve each other's health checks.
@@ -182,6 +184,7 @@ impl Lab {
         }
         lab.wire(client_net, server_net);
         lab.route();
+        lab.wait_carriers();
         lab
     }
 
@@ -275,6 +278,26 @@ impl Lab {
                     ));
                 }
             }
+        }
+    }
+
+    /// Waits until every cable is seen at both ends; what is sent before is lost.
+    fn wait_carriers(&self) {
+        let hosts = self
+            .servers
+            .iter()
+            .chain(&self.routers)
+            .chain([&self.client, &self.lb])
+            .map(|host| &host.ns);
+        for namespace in hosts.chain([&self.switch]) {
+            eventually("all links to be up", Duration::from_secs(10), || {
+                let links = namespace.sh("ip -oneline link show type veth");
+                if links.lines().all(|link| link.contains("state UP")) {
+                    Ok(())
+                } else {
+                    Err(links)
+                }
+            });
         }
     }
 
