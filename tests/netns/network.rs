@@ -167,9 +167,9 @@ fn traffic_that_is_not_a_services_reaches_the_kernel() {
         .service(lab.web(Family::V6).named("web6"));
     let lb = lab.start(&config);
     let local = lb_tests::HttpServer::start(&lab.lb, 2222);
-    let _echo = lb_tests::UdpEcho::start(&lab.lb, 80);
     for family in Family::ALL {
         let vip = lab.vip(family, 2222);
+        let _echo = lb_tests::UdpEcho::bind(&lab.lb, lab.vip(family, 80));
         // Another port of the VIP, the same port over another protocol, and ping with fragments.
         assert_eq!(lab.client.ns.run(|| client::who(vip)).unwrap().server, "lb");
         assert_eq!(
