@@ -12,6 +12,11 @@ use std::{
     time::Duration,
 };
 
+use aya::{
+    Ebpf,
+    programs::{Xdp, xdp::XdpMode},
+};
+use lb_userspace::datapath::loader::BENCH_OBJECT;
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
@@ -129,6 +134,8 @@ pub struct Lab {
     pub instance: String,
     switch: Namespace,
     routers: Vec<Host>,
+    /// Programs on the switch's side of lb's cables, detached on drop.
+    pass_programs: Mutex<Vec<Ebpf>>,
     directory: TempDir,
     _permit: Permit,
 }
@@ -169,6 +176,7 @@ impl Lab {
             topology,
             switch: Namespace::create(&format!("{instance}-sw")),
             routers: Vec::new(),
+            pass_programs: Mutex::default(),
             directory: tempfile::Builder::new()
                 .prefix(&instance)
                 .tempdir()
@@ -184,6 +192,9 @@ impl Lab {
         }
         lab.wire(client_net, server_net);
         lab.route();
+        for device in lab.interfaces() {
+            lab.pass(device);
+        }
         lab.wait_carriers();
         lab
     }
@@ -279,6 +290,28 @@ impl Lab {
                 }
             }
         }
+    }
+
+    /// Attaches a program that passes everything to the switch's side of one of lb's cables.
+    ///
+    /// GRO at the peer lets frames arrive that XDP redirects into a veth. Those that XDP_TX sends back stay in the peer's
+    /// ring: the veth driver wakes a peer for them only where that has an XDP program, too.
+    fn pass(&self, device: &str) {
+        let port = port_name(&self.lb.name, device);
+        let mut object = Ebpf::load(BENCH_OBJECT).expect("the object loads");
+        let program: &mut Xdp = object
+            .program_mut("pass")
+            .expect("a program")
+            .try_into()
+            .expect("an XDP program");
+        program.load().expect("the program loads");
+        self.switch
+            .run(|| program.attach(&port, XdpMode::Driver))
+            .expect("the program attaches");
+        self.pass_programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(object);
     }
 
     /// Waits until every cable is seen at both ends; what is sent before is lost.
@@ -405,6 +438,7 @@ impl Lab {
     pub fn rebuild_interface(&self, device: &str) {
         let net = if device == "servers0" { Net::Back } else { Net::Front };
         self.plug(&self.lb, device, net, number::BALANCER);
+        self.pass(device);
     }
 
     /// Lets the load balancer's host route packets by itself, as the kernel's own NAT needs it.
