@@ -1,6 +1,11 @@
 //! Loading the packet path, with its maps pinned or adopted.
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::Xdp};
+use std::io;
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{ProgramError, Xdp},
+};
 use caps::{CapSet, Capability};
 
 use super::{
@@ -62,10 +67,23 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|e| kernel("cannot load the packet path's maps", chain(&e)))?;
-    program(&mut ebpf)?
-        .load()
-        .map_err(|e| kernel("the kernel refused the packet path", chain(&e)))?;
+    verify(program(&mut ebpf)?).map_err(|e| kernel("the kernel refused the packet path", chain(&e)))?;
     Ok(ebpf)
+}
+
+/// Has the kernel verify a program and take it in.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn verify(program: &mut Xdp) -> Result<(), ProgramError> {
+    // A signal to this process makes the verifier give up with EAGAIN. libbpf tries as often.
+    for _ in 1..5 {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    program.load()
 }
 
 /// The XDP program.
