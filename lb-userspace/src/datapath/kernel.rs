@@ -254,6 +254,7 @@ impl Datapath for KernelDatapath {
 
     fn destroy(&mut self) -> Result<(), DatapathError> {
         self.attached.clear();
+        links::detach_all(&self.pins);
         self.pins.remove()
     }
 

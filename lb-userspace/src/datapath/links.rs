@@ -18,7 +18,7 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Attachment, DatapathError,
+    Attachment, DatapathError, detach,
     loader::{chain, program},
     pins::{Pins, kernel},
 };
@@ -68,7 +68,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, name: &str, mode: XdpMode) ->
     }
 }
 
-/// Removes the pins of an interface's links, which detaches them.
+/// Detaches an interface's links, and removes their pins.
 pub(super) fn detach(pins: &Pins, ifindex: u32) -> Result<(), DatapathError> {
     for native in [true, false] {
         remove(&pins.link(ifindex, native))?;
@@ -119,7 +119,17 @@ fn attach_once(ebpf: &mut Ebpf, pins: &Pins, ifindex: u32, native: bool) -> Resu
     Ok(())
 }
 
+/// Detaches all links of an instance. Their pins stay.
+pub(super) fn detach_all(pins: &Pins) {
+    for pin in fs::read_dir(pins.links()).into_iter().flatten().flatten() {
+        // A link that refuses goes with its pin.
+        let _ = detach::detach(&pin.path());
+    }
+}
+
 fn remove(path: &Path) -> Result<(), DatapathError> {
+    // Whether it was there, and a link, the removal says.
+    let _ = detach::detach(path);
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(kernel(format!("cannot remove {}", path.display()), e)),
         _ => Ok(()),

@@ -4,6 +4,7 @@
 //! fake for tests.
 
 mod batch;
+mod detach;
 #[cfg(test)]
 pub(crate) mod fake;
 mod flows;
