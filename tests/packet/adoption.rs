@@ -4,13 +4,13 @@ use std::fs;
 
 use lb_common::abi::ABI_VERSION;
 use lb_userspace::{
-    datapath::{Datapath as _, DatapathError, KernelDatapath, loader::Features},
+    datapath::{Datapath as _, DatapathError, loader::Features},
     model::{Limits, XdpMode},
 };
 
 use crate::{
     frames::{ACK, SYN},
-    lab::{self, BACKEND_IF, CLIENT_IF, Case, LIMITS, Lab, OTHER_IF, Setup, Verdict, run},
+    lab::{self, BACKEND_IF, CLIENT_IF, Case, FEATURES, LIMITS, Lab, OTHER_IF, Setup, Verdict, run},
 };
 
 #[test]
@@ -72,7 +72,11 @@ fn the_packet_path_loads_and_works_at_every_log_level() {
         let service = lab.serve(case, &Setup::default());
         let ifindex = lab.ifindex(CLIENT_IF);
         for level in 0..=5 {
-            let mut logging = lab::open_logging(&lab.bpffs, LIMITS, level).unwrap();
+            let features = Features {
+                log_level: level,
+                ..FEATURES
+            };
+            let mut logging = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
             let request = service.request(5000 + u16::from(level));
             let out = run(logging.program().unwrap(), ifindex, &[], &request.bytes());
             assert_eq!(out.verdict, Verdict::Redirect, "{case:?} at level {level}");
@@ -135,7 +139,7 @@ fn another_abi_version_is_refused() {
 #[test]
 fn a_directory_that_is_no_bpf_file_system_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    match KernelDatapath::open(directory.path(), "packet", LIMITS, Features::default()) {
+    match lab::open(directory.path(), LIMITS) {
         Err(DatapathError::NoBpffs(path)) => assert_eq!(path, directory.path()),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("must be refused"),

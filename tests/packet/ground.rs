@@ -29,6 +29,12 @@ pub(crate) const CLIENT_IF: &str = "client0";
 pub(crate) const OTHER_IF: &str = "client1";
 pub(crate) const BACKEND_IF: &str = "backend0";
 
+/// No messages, and XDP_TX where a frame goes back, so that the verdict tells the way.
+pub(crate) const FEATURES: Features = Features {
+    log_level: 0,
+    redirect_back: false,
+};
+
 /// Map sizes: more flows than any test opens, since a small LRU table evicts early.
 pub(crate) const LIMITS: Limits = Limits {
     flows_ipv4: 1 << 14,
@@ -39,20 +45,12 @@ pub(crate) const LIMITS: Limits = Limits {
 
 /// Opens the packet path of an instance in a directory.
 pub(crate) fn open(bpffs: &Path, limits: Limits) -> Result<KernelDatapath, DatapathError> {
-    open_logging(bpffs, limits, 0)
+    open_with(bpffs, limits, FEATURES)
 }
 
-/// As [`open`], with a packet path that writes messages.
-pub(crate) fn open_logging(bpffs: &Path, limits: Limits, log_level: u8) -> Result<KernelDatapath, DatapathError> {
-    KernelDatapath::open(
-        bpffs,
-        "packet",
-        limits,
-        Features {
-            log_level,
-            ..Features::default()
-        },
-    )
+/// As [`open`], with other features.
+pub(crate) fn open_with(bpffs: &Path, limits: Limits, features: Features) -> Result<KernelDatapath, DatapathError> {
+    KernelDatapath::open(bpffs, "packet", limits, features)
 }
 
 /// A directory below the BPF file system that no other test uses.

@@ -18,7 +18,7 @@ use lb_userspace::{
 
 pub(crate) use crate::{
     case::{Case, Family},
-    ground::{BACKEND_IF, CLIENT_IF, LIMITS, OTHER_IF, open, open_logging},
+    ground::{BACKEND_IF, CLIENT_IF, FEATURES, LIMITS, OTHER_IF, open, open_with},
     run::{Outcome, Verdict, assert_same, run},
     service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, timeouts},
 };

@@ -2,13 +2,15 @@
 
 use lb_common::{abi::Link, net::MacAddr, reason::DropReason};
 use lb_userspace::{
-    datapath::Datapath as _,
+    datapath::{Datapath as _, loader::Features},
     model::{Protocol, XdpMode},
 };
 
 use crate::{
     frames::{ACK, SYN},
-    lab::{BACK_MAC, BACKEND_IF, CLIENT_IF, Case, Lab, OTHER_IF, Setup, Verdict, assert_same},
+    lab::{
+        self, BACK_MAC, BACKEND_IF, CLIENT_IF, Case, FEATURES, LIMITS, Lab, OTHER_IF, Setup, Verdict, assert_same, run,
+    },
 };
 
 #[test]
@@ -96,5 +98,46 @@ fn an_interface_without_the_packet_path_is_no_way_out() {
         lab.ignored(&request, DropReason::InterfaceGone);
         lab.datapath.attach(BACKEND_IF, XdpMode::Native).unwrap();
         lab.forward(&service, &request);
+    }
+}
+
+/// Where XDP_TX gets stuck, frames go back by redirect: forwarded ones and RSTs.
+#[test]
+fn with_redirect_back_nothing_leaves_by_tx() {
+    let mut lab = Lab::new();
+    let features = Features {
+        redirect_back: true,
+        ..FEATURES
+    };
+    let ifindex = lab.ifindex(CLIENT_IF);
+    for case in Case::all().into_iter().filter(|case| case.one_arm) {
+        let service = lab.serve(case, &Setup::default());
+        let request = service.request(4000);
+        let (server, source) = lab.forward(&service, &request);
+        let mut redirecting = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
+        let out = run(redirecting.program().unwrap(), ifindex, &[], &request.bytes());
+        assert_eq!(out.verdict, Verdict::Redirect, "{case:?}");
+        assert_same(&out.frame, &service.forwarded(&request, server, source));
+        if case.protocol == Protocol::Tcp {
+            let stray = service.request(4001).flags(ACK);
+            let out = run(redirecting.program().unwrap(), ifindex, &[], &stray.bytes());
+            assert_eq!(out.verdict, Verdict::Redirect, "{case:?}");
+            assert_same(&out.frame, &stray.reset());
+        }
+    }
+}
+
+#[test]
+fn an_interface_can_be_attached_again_at_once() {
+    let mut lab = Lab::new();
+    for round in 0..20 {
+        lab.datapath.detach(CLIENT_IF).unwrap();
+        let attached = lab.datapath.attach(CLIENT_IF, XdpMode::Native);
+        assert!(attached.is_ok_and(|attachment| attachment.native), "round {round}");
+    }
+    lab.datapath.destroy().unwrap();
+    lab.datapath = lab::open(&lab.bpffs, LIMITS).unwrap();
+    for interface in [CLIENT_IF, OTHER_IF, BACKEND_IF] {
+        lab.datapath.attach(interface, XdpMode::Native).unwrap();
     }
 }

@@ -8,7 +8,10 @@ use lb_common::{
     net::{self, Be16},
     reason::{DropReason, PassReason},
 };
-use lb_userspace::datapath::{Datapath as _, loader::OBJECT};
+use lb_userspace::datapath::{
+    Datapath as _,
+    loader::{self, OBJECT},
+};
 
 use crate::{
     frames::{ACK, FIN, L4, SYN, UdpChecksum},
@@ -353,7 +356,7 @@ fn a_full_flow_table_refuses() {
             .status()
             .expect("bpftool");
         assert!(status.success());
-        let mut loader = EbpfLoader::new();
+        let mut pinned = EbpfLoader::new();
         for map in [
             "SERVICES_V4",
             "SERVICES_V6",
@@ -367,11 +370,11 @@ fn a_full_flow_table_refuses() {
             "BACKEND_STATS",
             "REASONS",
         ] {
-            loader.map_pin_path(map, lab.pin(map));
+            pinned.map_pin_path(map, lab.pin(map));
         }
-        let mut ebpf = loader.map_pin_path(name, &small).load(OBJECT).unwrap();
+        let mut ebpf = pinned.map_pin_path(name, &small).load(OBJECT).unwrap();
         let program: &mut Xdp = ebpf.program_mut("lb").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        loader::verify(program).unwrap();
         let ifindex = lab.ifindex(CLIENT_IF);
         assert_eq!(
             run(program, ifindex, &[], &service.request(1).bytes()).verdict,
