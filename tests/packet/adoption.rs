@@ -68,25 +68,29 @@ fn the_old_program_serves_until_the_new_one_is_attached() {
 #[test]
 fn the_packet_path_loads_and_works_at_every_log_level() {
     let mut lab = Lab::new();
-    for case in Case::two_arms() {
-        let service = lab.serve(case, &Setup::default());
-        let ifindex = lab.ifindex(CLIENT_IF);
-        for level in 0..=5 {
-            let features = Features {
-                log_level: level,
-                ..FEATURES
-            };
-            let mut logging = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
+    let services: Vec<_> = Case::two_arms()
+        .into_iter()
+        .map(|case| lab.serve(case, &Setup::default()))
+        .collect();
+    let ifindex = lab.ifindex(CLIENT_IF);
+    for level in 0..=5 {
+        let features = Features {
+            log_level: level,
+            ..FEATURES
+        };
+        let mut logging = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
+        for service in &services {
             let request = service.request(5000 + u16::from(level));
             let out = run(logging.program().unwrap(), ifindex, &[], &request.bytes());
-            assert_eq!(out.verdict, Verdict::Redirect, "{case:?} at level {level}");
-            lab.forward(&service, &request);
+            assert_eq!(out.verdict, Verdict::Redirect, "{:?} at level {level}", service.case);
+            lab.forward(service, &request);
             let stray = request.with(|p| p.to.set_port(22)).bytes();
             let out = run(logging.program().unwrap(), ifindex, &[], &stray);
             assert_eq!(
                 (out.verdict, out.frame),
                 (Verdict::Pass, stray),
-                "{case:?} at level {level}"
+                "{:?} at level {level}",
+                service.case
             );
         }
     }

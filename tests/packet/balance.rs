@@ -1,6 +1,14 @@
 //! Round-robin: who takes the next flow.
 
-use std::{collections::BTreeMap, sync::Barrier, thread};
+use std::{
+    collections::BTreeMap,
+    hint,
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use lb_common::schedule::SmoothWrr;
 use lb_userspace::model::Protocol;
@@ -160,32 +168,47 @@ fn cpus_share_one_cursor() {
     }
 }
 
+/// Waits until all have arrived, awake: a thread that sleeps wakes too late to meet another within a microsecond.
+fn meet(arrived: &AtomicUsize, all: usize) {
+    arrived.fetch_add(1, Ordering::AcqRel);
+    let mut turns = 0;
+    while arrived.load(Ordering::Acquire) < all {
+        turns += 1;
+        if turns % 1000 == 0 {
+            thread::yield_now();
+        }
+        hint::spin_loop();
+    }
+}
+
 /// The first packets of one flow at the same time on several CPUs open one flow, whose replies come back.
 #[test]
 fn a_flow_that_opens_on_two_cpus_at_once_is_one_flow() {
     let mut lab = Lab::new();
-    for case in Case::two_arms() {
+    // With one backend, both CPUs choose the same; with two, never.
+    for (case, backends) in Case::two_arms().into_iter().flat_map(|case| [(case, 1), (case, 2)]) {
         let setup = Setup {
-            source_ports: 2000,
+            backends,
+            source_ports: 5000,
             ..Setup::default()
         };
         let service = lab.serve(case, &setup);
-        let requests: Vec<_> = (0..400).map(|number| service.request(10_000 + number)).collect();
+        let requests: Vec<_> = (0..1000).map(|number| service.request(10_000 + number)).collect();
         let frames: Vec<_> = requests.iter().map(|request| request.bytes()).collect();
         let ifindex = lab.ifindex(CLIENT_IF);
         let program = lab.program();
-        let start = Barrier::new(2);
+        let arrived = AtomicUsize::new(0);
         let outcomes: Vec<_> = thread::scope(|scope| {
             let threads = [0, 1].map(|cpu| {
-                let (frames, start) = (&frames, &start);
+                let (frames, arrived) = (&frames, &arrived);
                 scope.spawn(move || {
                     let mut set = CpuSet::new();
                     set.set(cpu).unwrap();
                     // On a machine with one CPU the two take turns.
                     let _ = sched_setaffinity(Pid::from_raw(0), &set);
                     let mut outcomes = Vec::new();
-                    for frame in frames {
-                        start.wait();
+                    for (turn, frame) in frames.iter().enumerate() {
+                        meet(arrived, 2 * (turn + 1));
                         outcomes.push(run(program, ifindex, &[], frame));
                     }
                     outcomes

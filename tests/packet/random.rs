@@ -71,7 +71,7 @@ fn random_bytes_pass() {
         proptest::collection::vec(any::<u8>(), ETHERNET..200),
         prop_oneof![Just(0usize), Just(4), Just(32)],
     );
-    runner(20_000)
+    runner(15_000)
         .run(&strategy, |(ethertype, mut frame, metadata)| {
             frame[12..14].copy_from_slice(&ethertype);
             let verdict = check(&lab, CLIENT_IF, &vec![0xff; metadata], &frame)?;
@@ -94,7 +94,7 @@ fn mutated_packets_never_confuse() {
         prop_oneof![3 => Just(None), 1 => (ETHERNET..200).prop_map(Some)],
         prop_oneof![Just(CLIENT_IF), Just(BACKEND_IF), Just("as it should")],
     );
-    runner(40_000)
+    runner(15_000)
         .run(&strategy, |((interface, mut frame), changes, length, other)| {
             for (at, value) in changes {
                 let last = frame.len() - 1;
