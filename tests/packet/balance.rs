@@ -103,7 +103,7 @@ fn a_schedule_of_many_pages_is_walked_to_its_end() {
 
 #[test]
 fn cpus_share_one_cursor() {
-    const FLOWS: u16 = 2000;
+    const FLOWS: u16 = 500;
     let mut lab = Lab::new();
     let setup = Setup {
         backends: 3,
@@ -193,7 +193,7 @@ fn a_flow_that_opens_on_two_cpus_at_once_is_one_flow() {
             ..Setup::default()
         };
         let service = lab.serve(case, &setup);
-        let requests: Vec<_> = (0..1000).map(|number| service.request(10_000 + number)).collect();
+        let requests: Vec<_> = (0..400).map(|number| service.request(10_000 + number)).collect();
         let frames: Vec<_> = requests.iter().map(|request| request.bytes()).collect();
         let ifindex = lab.ifindex(CLIENT_IF);
         let program = lab.program();

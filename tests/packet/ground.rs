@@ -6,8 +6,9 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -37,8 +38,8 @@ pub(crate) const FEATURES: Features = Features {
 
 /// Map sizes: more flows than any test opens, since a small LRU table evicts early.
 pub(crate) const LIMITS: Limits = Limits {
-    flows_ipv4: 1 << 14,
-    flows_ipv6: 1 << 14,
+    flows_ipv4: 1 << 13,
+    flows_ipv6: 1 << 13,
     services: 64,
     backends: 128,
 };
@@ -80,18 +81,21 @@ pub(crate) fn namespace() -> BTreeMap<&'static str, u32> {
     for scope in ["all", "default"] {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
-    for name in [CLIENT_IF, OTHER_IF, BACKEND_IF] {
-        let far = format!("{name}-far");
-        ip(&["link", "add", name, "type", "veth", "peer", "name", &far]);
-        ip(&["link", "set", &far, "up"]);
-        ip(&["link", "set", name, "up"]);
-    }
+    let lines = [CLIENT_IF, OTHER_IF, BACKEND_IF]
+        .map(|name| format!("link add {name} up type veth peer name {name}-far\nlink set {name}-far up\n"));
+    ip(&lines.concat());
     [CLIENT_IF, OTHER_IF, BACKEND_IF]
         .map(|name| (name, if_nametoindex(name).unwrap()))
         .into()
 }
 
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().expect("iproute2");
-    assert!(status.success(), "ip {}", arguments.join(" "));
+/// Runs lines of `ip` in one process.
+fn ip(lines: &str) {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("iproute2");
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "ip -batch:\n{lines}");
 }

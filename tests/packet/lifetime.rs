@@ -101,6 +101,19 @@ fn a_reset_from_either_side_closes() {
     }
 }
 
+/// It answers what an older connection through the same ports left behind; the SYN comes again.
+#[test]
+fn a_clients_reset_during_the_handshake_does_not_end_the_flow() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        assert_eq!(tcp.backend(&mut lab, ACK), "syn-seen");
+        assert_eq!(tcp.client(&mut lab, RST), "syn-seen");
+        assert_eq!(tcp.client(&mut lab, SYN), "syn-seen");
+        assert_eq!(lab.counters(tcp.flow.0).closed, 0);
+    }
+}
+
 #[test]
 fn both_entries_get_the_timeout_of_their_phase() {
     let mut lab = Lab::new();
