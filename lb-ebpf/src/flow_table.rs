@@ -235,15 +235,18 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
         stats::count_opened(new.flow.backend);
         return Ok(());
     }
-    if let Some(other) = F::flows().get(key)
-        && !other.expires.passed(now)
-    {
-        // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
-        if other.rewrite.reply_key(key.protocol) != new.reply_key {
-            F::flows().remove(&new.reply_key);
+    if let Some(other) = F::flows().get(key) {
+        if !other.expires.passed(now) {
+            // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
+            if other.rewrite.reply_key(key.protocol) != new.reply_key {
+                F::flows().remove(&new.reply_key);
+            }
+            new.flow = *other;
+            return Ok(());
         }
-        new.flow = *other;
-        return Ok(());
+        if other.phase != Phase::CLOSING {
+            stats::count_closed(other.backend);
+        }
     }
     F::flows().remove(key);
     insert::<F>(key, &new.flow)?;

@@ -40,10 +40,13 @@ impl Pins {
         }
     }
 
-    /// Makes the directories.
+    /// Makes the directories. Another instance may just be removing the one that all share, so a directory that is
+    /// missing halfway is made once more.
     pub fn create(&self) -> Result<(), DatapathError> {
         for directory in [self.maps(), self.links()] {
-            fs::create_dir_all(&directory).map_err(|e| kernel(format!("cannot create {}", directory.display()), e))?;
+            fs::create_dir_all(&directory)
+                .or_else(|_| fs::create_dir_all(&directory))
+                .map_err(|e| kernel(format!("cannot create {}", directory.display()), e))?;
         }
         Ok(())
     }
