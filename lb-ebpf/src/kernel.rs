@@ -22,8 +22,10 @@ pub fn now() -> Tick {
 /// `counter` points to a map value of eight bytes, aligned.
 #[inline(always)]
 pub unsafe fn take_ticket(counter: *mut u64) -> u64 {
+    // Not relaxed: LLVM 22 makes of a relaxed one the old instruction that gives nothing back, and takes the addend for
+    // what was there.
     // SAFETY: by contract.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, 1) }
 }
 
 /// Loads 32 bits from wherever they lie. Rust would load unaligned words byte by byte, although every machine that runs

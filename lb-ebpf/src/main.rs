@@ -9,6 +9,7 @@
 )]
 
 mod family;
+mod features;
 mod flow_table;
 mod kernel;
 mod log;
@@ -52,18 +53,33 @@ enum Exit {
 pub fn lb(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     match pipeline::forward(frame) {
-        Ok(Sent::Back) => xdp_action::XDP_TX,
-        Ok(Sent::To(ifindex)) => maps::redirect(ifindex).unwrap_or_else(|| drop(frame, DropReason::InterfaceGone)),
+        Ok(Sent::Back) => back(frame),
+        Ok(Sent::To(ifindex)) => redirect(frame, ifindex),
         Err(Exit::Pass(reason)) => pass(frame, reason),
         Err(Exit::Drop(reason)) => drop(frame, reason),
         Err(Exit::Reject(reason)) => match reset::answer(frame) {
             Some(()) => {
                 drop(frame, reason);
-                xdp_action::XDP_TX
+                back(frame)
             }
             None => drop(frame, reason),
         },
     }
+}
+
+/// By the interface that the frame came in on.
+#[inline(always)]
+fn back(frame: Frame) -> u32 {
+    if features::redirect_back() {
+        redirect(frame, frame.ifindex())
+    } else {
+        xdp_action::XDP_TX
+    }
+}
+
+#[inline(always)]
+fn redirect(frame: Frame, ifindex: u32) -> u32 {
+    maps::redirect(ifindex).unwrap_or_else(|| drop(frame, DropReason::InterfaceGone))
 }
 
 #[inline(always)]

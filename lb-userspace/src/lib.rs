@@ -3,7 +3,11 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod controller;
+pub mod daemon;
 pub mod datapath;
 pub mod health;
 pub mod model;
 pub mod net;
+pub mod plan;
+pub mod state;

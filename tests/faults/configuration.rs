@@ -6,6 +6,8 @@ use crate::refusal::refused;
 
 /// Exit code of a wrong request.
 const INVALID: i32 = 2;
+/// Exit code of what stands in the way of something else.
+const CONFLICT: i32 = 4;
 
 fn web(lab: &Lab) -> Service {
     lab.web(Family::V4)
@@ -19,9 +21,9 @@ fn services_and_backends_that_cannot_be() {
     let pool = |address: &str| with(web(&lab).backends(vec![Backend::new("b", address.parse().unwrap())]));
 
     let twice = lab.config().service(web(&lab)).service(web(&lab).named("other")).toml();
-    refused(&lab, &twice, INVALID, &["lb.toml:", "10.80.1.100:80", "web"]);
+    refused(&lab, &twice, CONFLICT, &["lb.toml:", "10.80.1.100:80", "web"]);
     let same_name = lab.config().service(web(&lab)).service(lab.web(Family::V6)).toml();
-    refused(&lab, &same_name, INVALID, &["lb.toml:", "name", "web"]);
+    refused(&lab, &same_name, CONFLICT, &["lb.toml:", "name", "web"]);
     refused(
         &lab,
         &pool(&vip.to_string()),

@@ -6,7 +6,9 @@ use lb_tests::{Lab, Outcome};
 pub(crate) fn traces(lab: &Lab) -> String {
     let pins = lab.pins();
     let pins = std::fs::read_dir(&pins).map(|entries| entries.flatten().map(|e| e.path()).collect::<Vec<_>>());
-    lab.lb.ns.sh("ip -oneline address show | awk '{print $2, $4}'
+    lab.lb
+        .ns
+        .sh("ip -oneline address show scope global | awk '{print $2, $4}'
          ip -details link show | grep -o 'prog/xdp.*' || true
          ip neighbour show | grep -i permanent || true")
         + &format!("pins: {:?}\n", pins.unwrap_or_default())

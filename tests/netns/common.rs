@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::SocketAddr,
     process::Stdio,
     time::{Duration, Instant},
@@ -10,6 +11,7 @@ use std::{
 use lb_tests::{
     Lab, Nginx,
     client::{self, Shares},
+    eventually,
 };
 
 /// So many connections to every server of the lab.
@@ -53,8 +55,15 @@ pub(crate) fn fetch_file(lab: &Lab, nginx: &Nginx, vip: SocketAddr, mebibytes: u
 pub(crate) fn reuses_port(vip: SocketAddr) {
     let mut slow = Vec::new();
     for i in 0..40 {
-        let started = Instant::now();
-        let stream = client::open_from(20_000, vip).unwrap_or_else(|e| panic!("connection {i}: {e}"));
+        // Until the last ACK of the connection before is in, the client's own kernel holds the port.
+        let (stream, started) = eventually("the port to be free", Duration::from_secs(10), || {
+            let started = Instant::now();
+            match client::open_from(20_000, vip) {
+                Ok(stream) => Ok((stream, started)),
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(error.to_string()),
+                Err(error) => panic!("connection {i}: {error}"),
+            }
+        });
         if i % 2 == 0 {
             client::seen(&client::request(&stream, "/").unwrap_or_else(|e| panic!("request {i}: {e}"))).unwrap();
         } else {

@@ -67,3 +67,23 @@ fn a_held_connection_answers_and_notices_a_pulled_cable() {
     lab.replug(&lab.servers[0]);
     lab.client.ns.run(|| client::who(address)).unwrap();
 }
+
+#[test]
+fn the_labs_configurations_are_valid() {
+    let lab = Lab::new(Topology::TwoArm, 2);
+    let http = lab.web(Family::V6).named("web6").health(lb_tests::config::HTTP_HEALTH);
+    let config = lab
+        .config()
+        .service(
+            lab.web(Family::V4)
+                .backend(1, "backup = true")
+                .set("on-down = \"keep\""),
+        )
+        .service(http)
+        .service(lab.echo(Family::V4));
+    let parsed = lb_userspace::config::parse("lb.toml", &config.toml()).unwrap();
+    assert_eq!(parsed.instance, lab.instance);
+    assert_eq!(parsed.socket, lab.socket());
+    assert_eq!(parsed.services.len(), 3);
+    assert_eq!(parsed.services[0].backends[1].tier, 1);
+}

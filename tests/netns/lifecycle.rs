@@ -78,7 +78,7 @@ fn detach_leaves_nothing_behind() {
         .service(lab.web(Family::V4))
         .service(lab.web(Family::V6).named("web6"));
     assert_eq!(traces(&lab), "");
-    let addresses = "ip -oneline address show | awk '{print $2, $4}'";
+    let addresses = "ip -oneline address show scope global | awk '{print $2, $4}'";
     let before = lab.lb.ns.sh(addresses);
     let lb = lab.start(&config);
     for family in Family::ALL {

@@ -138,7 +138,11 @@ fn a_vip_that_the_operator_manages_is_left_alone() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let _http = lab.serve_http();
     let vip = lab.vip(Family::V4, 80);
-    let addresses = || lab.lb.ns.sh("ip -oneline addr show dev client0 | awk '{print $4}'");
+    let addresses = || {
+        lab.lb
+            .ns
+            .sh("ip -oneline addr show dev client0 scope global | awk '{print $4}'")
+    };
     let before = addresses();
     let lb = lab.start(
         &lab.config()
@@ -163,9 +167,9 @@ fn traffic_that_is_not_a_services_reaches_the_kernel() {
         .service(lab.web(Family::V6).named("web6"));
     let lb = lab.start(&config);
     let local = lb_tests::HttpServer::start(&lab.lb, 2222);
-    let _echo = lb_tests::UdpEcho::start(&lab.lb, 80);
     for family in Family::ALL {
         let vip = lab.vip(family, 2222);
+        let _echo = lb_tests::UdpEcho::bind(&lab.lb, lab.vip(family, 80));
         // Another port of the VIP, the same port over another protocol, and ping with fragments.
         assert_eq!(lab.client.ns.run(|| client::who(vip)).unwrap().server, "lb");
         assert_eq!(

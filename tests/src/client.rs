@@ -350,11 +350,18 @@ impl Load {
     /// # Panics
     /// When a client panicked.
     #[must_use]
-    pub fn stop(self) -> Vec<String> {
+    pub fn stop(mut self) -> Vec<String> {
         self.stopping.store(true, Ordering::Relaxed);
-        self.threads
+        std::mem::take(&mut self.threads)
             .into_iter()
             .flat_map(|t| t.join().expect("a client's thread"))
             .collect()
+    }
+}
+
+impl Drop for Load {
+    /// Clients end with the test, even with one that fails.
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 }

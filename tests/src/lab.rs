@@ -9,8 +9,14 @@ use std::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
+use aya::{
+    Ebpf,
+    programs::{Xdp, xdp::XdpMode},
+};
+use lb_userspace::datapath::loader::BENCH_OBJECT;
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
@@ -19,6 +25,7 @@ use crate::{
     config::{Backend, Config, Service},
     leftovers,
     netns::Namespace,
+    poll::eventually,
 };
 
 /// How many labs exist at the same time, so that parallel tests do not starve each other's health checks.
@@ -127,6 +134,8 @@ pub struct Lab {
     pub instance: String,
     switch: Namespace,
     routers: Vec<Host>,
+    /// Programs on the switch's side of lb's cables, detached on drop.
+    pass_programs: Mutex<Vec<Ebpf>>,
     directory: TempDir,
     _permit: Permit,
 }
@@ -167,6 +176,7 @@ impl Lab {
             topology,
             switch: Namespace::create(&format!("{instance}-sw")),
             routers: Vec::new(),
+            pass_programs: Mutex::default(),
             directory: tempfile::Builder::new()
                 .prefix(&instance)
                 .tempdir()
@@ -182,6 +192,10 @@ impl Lab {
         }
         lab.wire(client_net, server_net);
         lab.route();
+        for device in lab.interfaces() {
+            lab.pass(device);
+        }
+        lab.wait_carriers();
         lab
     }
 
@@ -275,6 +289,48 @@ impl Lab {
                     ));
                 }
             }
+        }
+    }
+
+    /// Attaches a program that passes everything to the switch's side of one of lb's cables.
+    ///
+    /// GRO at the peer lets frames arrive that XDP redirects into a veth. Those that XDP_TX sends back stay in the peer's
+    /// ring: the veth driver wakes a peer for them only where that has an XDP program, too.
+    fn pass(&self, device: &str) {
+        let port = port_name(&self.lb.name, device);
+        let mut object = Ebpf::load(BENCH_OBJECT).expect("the object loads");
+        let program: &mut Xdp = object
+            .program_mut("pass")
+            .expect("a program")
+            .try_into()
+            .expect("an XDP program");
+        program.load().expect("the program loads");
+        self.switch
+            .run(|| program.attach(&port, XdpMode::Driver))
+            .expect("the program attaches");
+        self.pass_programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(object);
+    }
+
+    /// Waits until every cable is seen at both ends; what is sent before is lost.
+    fn wait_carriers(&self) {
+        let hosts = self
+            .servers
+            .iter()
+            .chain(&self.routers)
+            .chain([&self.client, &self.lb])
+            .map(|host| &host.ns);
+        for namespace in hosts.chain([&self.switch]) {
+            eventually("all links to be up", Duration::from_secs(10), || {
+                let links = namespace.sh("ip -oneline link show type veth");
+                if links.lines().all(|link| link.contains("state UP")) {
+                    Ok(())
+                } else {
+                    Err(links)
+                }
+            });
         }
     }
 
@@ -382,6 +438,7 @@ impl Lab {
     pub fn rebuild_interface(&self, device: &str) {
         let net = if device == "servers0" { Net::Back } else { Net::Front };
         self.plug(&self.lb, device, net, number::BALANCER);
+        self.pass(device);
     }
 
     /// Lets the load balancer's host route packets by itself, as the kernel's own NAT needs it.

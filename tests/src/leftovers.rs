@@ -1,6 +1,6 @@
 //! Removes what test runs left behind that were killed before they could clean up.
 
-use std::{fs, path::Path, process::Command, sync::Once};
+use std::{env, fs, path::Path, process::Command, sync::Once};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -15,7 +15,7 @@ pub const PREFIX: &str = "lbt";
 /// Where a lab's pins are, one directory per instance.
 pub const PINS: &str = "/sys/fs/bpf/lb";
 
-/// Removes, once per process, namespaces (with the processes in them) and pins whose test process is gone.
+/// Removes, once per process, namespaces (with the processes in them), pins and temporary directories whose test process is gone.
 pub fn sweep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -25,6 +25,9 @@ pub fn sweep() {
         }
         for name in orphans(Path::new(PINS)) {
             remove_pins(&name);
+        }
+        for name in orphans(&env::temp_dir()) {
+            let _not_vital = fs::remove_dir_all(env::temp_dir().join(name));
         }
     });
 }

@@ -208,11 +208,20 @@ impl UdpEcho {
     /// When the port is taken.
     #[must_use]
     pub fn start(host: &Host, port: u16) -> Self {
+        Self::bind(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+    }
+
+    /// Starts it on one of a host's addresses, which its answers then come from, too.
+    ///
+    /// # Panics
+    /// When the host does not have the address, or the port is taken.
+    #[must_use]
+    pub fn bind(host: &Host, address: SocketAddr) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let (name, stop) = (host.name.clone(), Arc::clone(&stopping));
         let (ready, wait) = mpsc::channel();
         let thread = host.ns.spawn(move || {
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
+            let socket = UdpSocket::bind(address).expect("the address is free");
             socket
                 .set_read_timeout(Some(Duration::from_millis(100)))
                 .expect("a timeout");

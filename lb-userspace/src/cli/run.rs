@@ -60,3 +60,18 @@ pub enum DatapathLog {
     /// Every packet.
     Trace,
 }
+
+impl DatapathLog {
+    /// As the packet path counts: 0 says nothing, 5 everything.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Error => 1,
+            Self::Warn => 2,
+            Self::Info => 3,
+            Self::Debug => 4,
+            Self::Trace => 5,
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use toml::de::DeTable;
 
 use super::{
+    DEFAULT_STATE_DIR,
     rules::{self, bounds},
     section::{Section, Sink},
     service, value,
@@ -20,7 +21,7 @@ const DURATION: &str = "a duration such as \"500ms\", \"2s\" or \"1h 30m\"";
 pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
     let mut root = Section::root(document, sink);
     let instance = root.string("instance", "a name").unwrap_or("default").to_owned();
-    let state_dir = path(&mut root, "state-dir").unwrap_or_else(|| "/run/lb".into());
+    let state_dir = path(&mut root, "state-dir").unwrap_or_else(|| DEFAULT_STATE_DIR.into());
     let socket = path(&mut root, "socket").unwrap_or_else(|| state_dir.join(format!("{instance}.sock")));
     let bpffs = path(&mut root, "bpffs").unwrap_or_else(|| "/sys/fs/bpf".into());
     let interfaces = root.tables("interface").into_iter().map(interface).collect();

@@ -28,6 +28,9 @@ pub use self::{
 use self::{section::Sink, source::Source};
 use crate::model::Config;
 
+/// Where the lock, the socket and what must survive the daemon stand unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/run/lb";
+
 /// Reads and validates a configuration file.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapError, PerCpuValues},
+    maps::{HashMap, Map, MapData, MapError, PerCpuValues},
 };
 use aya_log::EbpfLogger;
 use lb_common::{
@@ -22,7 +22,7 @@ use lb_common::{
 use super::{
     Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, FlowTables, KernelFlowTables, Sweep,
     links, loader,
-    maps::{self, Maps, page_of},
+    maps::{self, Maps, ServiceMap, page_of},
     pins::{Pins, kernel},
 };
 use crate::{
@@ -45,13 +45,18 @@ impl KernelDatapath {
     ///
     /// # Errors
     /// Missing capabilities, no BPF file system, pins of another ABI version or of other sizes, a refusal of the kernel.
-    pub fn open(bpffs: &Path, instance: &str, limits: Limits, log: loader::LogLevel) -> Result<Self, DatapathError> {
+    pub fn open(
+        bpffs: &Path,
+        instance: &str,
+        limits: Limits,
+        features: loader::Features,
+    ) -> Result<Self, DatapathError> {
         loader::check_capabilities()?;
         let pins = Pins::new(bpffs, instance);
         pins.check(bpffs)?;
         let fresh = !pins.exist();
         pins.create()?;
-        let loaded = loader::load(&pins, &limits, log)
+        let loaded = loader::load(&pins, &limits, features)
             .and_then(|mut ebpf| Ok((Maps::take(&mut ebpf)?, Arc::new(KernelFlowTables::open(&pins)?), ebpf)));
         match loaded {
             Ok((maps, flows, ebpf)) => Ok(Self {
@@ -98,27 +103,45 @@ impl KernelDatapath {
         }
         Ok(())
     }
+}
 
-    fn service_indices(&self) -> Result<BTreeMap<ServiceId, u32>, DatapathError> {
-        let mut services = BTreeMap::new();
-        for entry in self.maps.services_v4.iter() {
-            let (key, service) = get(entry, "SERVICES_V4")?;
-            let ip = std::net::Ipv4Addr::from(key.vip).into();
-            services.insert(service_id(ip, key.port, key.protocol), service.index);
-        }
-        for entry in self.maps.services_v6.iter() {
-            let (key, service) = get(entry, "SERVICES_V6")?;
-            let ip = std::net::Ipv6Addr::from(key.vip).into();
-            services.insert(service_id(ip, key.port, key.protocol), service.index);
-        }
-        Ok(services)
+/// Services by identity, with their index, as the two maps hold them.
+fn service_indices(
+    services_v4: &ServiceMap<Addr4>,
+    services_v6: &ServiceMap<Addr6>,
+) -> Result<BTreeMap<ServiceId, u32>, DatapathError> {
+    let mut services = BTreeMap::new();
+    for entry in services_v4.iter() {
+        let (key, service) = get(entry, "SERVICES_V4")?;
+        let ip = std::net::Ipv4Addr::from(key.vip).into();
+        services.insert(service_id(ip, key.port, key.protocol), service.index);
     }
+    for entry in services_v6.iter() {
+        let (key, service) = get(entry, "SERVICES_V6")?;
+        let ip = std::net::Ipv6Addr::from(key.vip).into();
+        services.insert(service_id(ip, key.port, key.protocol), service.index);
+    }
+    Ok(services)
+}
+
+/// The services of a pinned packet path, whoever runs it.
+///
+/// # Errors
+/// When the pins are not readable.
+pub fn pinned_services(pins: &Pins) -> Result<Vec<ServiceId>, DatapathError> {
+    let open = |name: &str| {
+        let path = pins.maps().join(name);
+        MapData::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))
+    };
+    let services_v4 = get(HashMap::try_from(Map::HashMap(open("SERVICES_V4")?)), "SERVICES_V4")?;
+    let services_v6 = get(HashMap::try_from(Map::HashMap(open("SERVICES_V6")?)), "SERVICES_V6")?;
+    Ok(service_indices(&services_v4, &services_v6)?.into_keys().collect())
 }
 
 impl Datapath for KernelDatapath {
     fn contents(&self) -> Result<Contents, DatapathError> {
         let mut contents = Contents {
-            services: self.service_indices()?,
+            services: service_indices(&self.maps.services_v4, &self.maps.services_v6)?,
             ..Contents::default()
         };
         for index in contents.services.values() {

@@ -14,8 +14,15 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// Programs that measurements compare with: `bare_tx`, `bare_redirect`, `sink`, `pass`.
 pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
 
-/// How much the packet path says, as `aya-log` counts: 0 nothing, 1 errors, up to 5 everything.
-pub type LogLevel = u8;
+/// What is decided when the program is loaded; the verifier removes what is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// How much the packet path says, as `aya-log` counts: 0 nothing, 1 errors, up to 5 everything.
+    pub log_level: u8,
+    /// Frames that leave by the interface they came in on are redirected to it, because `XDP_TX` stalls on a veth whose
+    /// peer has no XDP program.
+    pub redirect_back: bool,
+}
 
 /// Checks that this process may load programs and change interfaces.
 pub fn check_capabilities() -> Result<(), DatapathError> {
@@ -38,13 +45,15 @@ pub fn check_capabilities() -> Result<(), DatapathError> {
 }
 
 /// Loads the program; maps that are pinned already are used as they are, after a check of their shapes.
-pub(super) fn load(pins: &Pins, limits: &Limits, level: LogLevel) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<Ebpf, DatapathError> {
     maps::check_pinned(pins, limits)?;
     let directory = pins.maps();
+    let redirect_back = u8::from(features.redirect_back);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global("AYA_LOG_LEVEL", &level, false);
+        .override_global("AYA_LOG_LEVEL", &features.log_level, false)
+        .override_global("REDIRECT_BACK", &redirect_back, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader
             .map_max_entries(name, entries)

@@ -113,10 +113,13 @@ fn memlock(map: &MapData) -> u64 {
         .unwrap_or(0)
 }
 
+/// Services of one family.
+pub(super) type ServiceMap<A> = HashMap<MapData, ServiceKey<A>, Service>;
+
 /// Typed handles of all maps that the controller writes or reads.
 pub(super) struct Maps {
-    pub services_v4: HashMap<MapData, ServiceKey<Addr4>, Service>,
-    pub services_v6: HashMap<MapData, ServiceKey<Addr6>, Service>,
+    pub services_v4: ServiceMap<Addr4>,
+    pub services_v6: ServiceMap<Addr6>,
     pub rotations: Array<MapData, Rotation>,
     pub slots: Array<MapData, SlotPage>,
     pub backends: Array<MapData, BackendEntry>,

@@ -4,6 +4,8 @@
 //! fake for tests.
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod fake;
 mod flows;
 mod kernel;
 mod links;
@@ -12,7 +14,7 @@ pub mod maps;
 pub mod pins;
 
 pub use flows::KernelFlowTables;
-pub use kernel::KernelDatapath;
+pub use kernel::{KernelDatapath, pinned_services};
 
 use std::{
     collections::BTreeMap,

@@ -224,6 +224,7 @@ mod tests {
             up: true,
             carrier: true,
             loopback: false,
+            veth: false,
         });
         (network, events)
     }

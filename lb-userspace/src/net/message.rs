@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo},
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::RouteProtocol,
 };
@@ -53,12 +53,15 @@ pub(super) fn interface(message: &LinkMessage) -> Option<InterfaceInfo> {
         up: header.flags.contains(LinkFlags::Up),
         carrier: header.flags.contains(LinkFlags::LowerUp),
         loopback: header.flags.contains(LinkFlags::Loopback),
+        veth: false,
     };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             info.name.clone_from(name);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             info.mtu = *mtu;
+        } else if let LinkAttribute::LinkInfo(details) = attribute {
+            info.veth = details.contains(&LinkInfo::Kind(InfoKind::Veth));
         } else if let LinkAttribute::Address(bytes) = attribute
             && header.link_layer_type == LinkLayerType::Ether
         {

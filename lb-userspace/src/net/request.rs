@@ -1,10 +1,11 @@
 //! Requests over netlink: one place that sends, waits no longer than it should, and names what was tried.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use tokio::sync::Mutex;
 
 use super::error::NetError;
 
@@ -19,6 +20,8 @@ const DUMP_ATTEMPTS: usize = 3;
 #[derive(Debug, Clone)]
 pub(super) struct Requests {
     handle: rtnetlink::Handle,
+    /// A socket has room for one dump at a time; the kernel refuses a second one with EBUSY.
+    dumping: Arc<Mutex<()>>,
 }
 
 /// The messages of an answer, and whether the table changed meanwhile.
@@ -28,8 +31,11 @@ struct Answer {
 }
 
 impl Requests {
-    pub(super) const fn new(handle: rtnetlink::Handle) -> Self {
-        Self { handle }
+    pub(super) fn new(handle: rtnetlink::Handle) -> Self {
+        Self {
+            handle,
+            dumping: Arc::default(),
+        }
     }
 
     /// Asks for one thing; `action` completes "the kernel refused to ...".
@@ -56,6 +62,7 @@ impl Requests {
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetError> {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let _turn = self.dumping.lock().await;
         let mut answer = self.exchange(action, message.clone(), flags).await?;
         for _ in 1..DUMP_ATTEMPTS {
             if !answer.interrupted {

@@ -469,6 +469,7 @@ mod tests {
             up: true,
             carrier: true,
             loopback: false,
+            veth: false,
         };
         assert!(matches!(
             tables.link_seen(link.clone()),

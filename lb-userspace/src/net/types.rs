@@ -30,6 +30,8 @@ pub struct InterfaceInfo {
     pub carrier: bool,
     /// Whether this is a loopback interface.
     pub loopback: bool,
+    /// One end of a veth pair.
+    pub veth: bool,
 }
 
 /// An address of this host.

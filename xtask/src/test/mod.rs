@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for suite in &suites {
         let mut command = suite.command();
         if let Some(binary) = &binary {
-            command.env("LB_BINARY", binary);
+            command.env("LB_BIN", binary);
         }
         results.push((suite.name.clone(), run_suite(command, args, suite.must_have_tests)?));
     }

@@ -1,0 +1,15 @@
+//! What the loader decides: read-only globals, so that the verifier removes the code of what is off.
+
+use aya_ebpf::Global;
+
+/// Whether frames go back by redirect instead of `XDP_TX`.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static REDIRECT_BACK: Global<u8> = Global::new(0);
+
+/// Whether frames that leave by the interface they came in on are redirected to it. A veth holds what `XDP_TX` sends
+/// until other traffic comes, if its peer receives by NAPI but has no XDP program.
+#[inline(always)]
+pub fn redirect_back() -> bool {
+    REDIRECT_BACK.load() != 0
+}

@@ -1,0 +1,237 @@
+//! What happens, and what it leads to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Controller, DEBOUNCE,
+    outlook::KnownHop,
+    ports::{Health, HealthEvent, HopError, NetEvent, Network, NextHop, PlacedVip},
+};
+use crate::{
+    api::HealthState,
+    datapath::{Datapath, DatapathError, Sweep},
+    model::{AdminState, HealthTarget, Probe, ServiceId},
+};
+
+/// Answers about next hops.
+pub(super) type Hops = HashMap<IpAddr, Result<NextHop, HopError>>;
+
+/// What work that ran aside comes to.
+pub(super) enum Internal {
+    /// Next hops were looked up.
+    Resolved(Hops),
+    /// A VIP was added, or not.
+    VipAdded(IpAddr, Result<PlacedVip, String>),
+    /// A VIP was removed, or not.
+    VipRemoved(IpAddr, Result<(), String>),
+    /// The flow tables were walked, from this moment on.
+    Swept(Duration, Result<Sweep, DatapathError>),
+}
+
+impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
+    /// A verdict. It is written before anything else is done about it.
+    pub(super) fn on_health(&mut self, event: HealthEvent) {
+        let came = Instant::now();
+        let Some(services) = self.targets.get(&event.target) else {
+            return;
+        };
+        let affected: Vec<ServiceId> = services.iter().copied().collect();
+        let state = event.report.state;
+        if self.world.health.insert(event.target.clone(), state) == Some(state) {
+            return;
+        }
+        let tiers: Vec<_> = affected.iter().map(|id| self.serving_tier(*id)).collect();
+        let flipped = self.publish_or_retry(&affected);
+        let took = flipped.map(|at| at.duration_since(came));
+        let reason = event.report.last_result.map(|r| format!(" ({r})")).unwrap_or_default();
+        for (id, before) in affected.iter().zip(tiers) {
+            self.tell_flip(*id, &event.target, state, &reason, before, took);
+        }
+    }
+
+    fn tell_flip(
+        &self,
+        id: ServiceId,
+        target: &HealthTarget,
+        state: HealthState,
+        reason: &str,
+        before: Option<u8>,
+        took: Option<Duration>,
+    ) {
+        let Some(service) = self.desired.by_id(id) else { return };
+        let word = if state == HealthState::Down { "down" } else { "up" };
+        let tier = match self.serving_tier(id) {
+            now if now == before => String::new(),
+            Some(tier) => format!("; tier {tier} takes over"),
+            None => "; no backend can take new flows".to_owned(),
+        };
+        let published = match took {
+            Some(took) => format!("; published in {} us", took.as_micros()),
+            None => String::new(),
+        };
+        for backend in service.backends.iter().filter(|b| service.health_target(b) == *target) {
+            tracing::info!(
+                "service {}: backend {} {word}{reason}{tier}{published}",
+                service.name,
+                backend.name
+            );
+        }
+    }
+
+    fn serving_tier(&self, id: ServiceId) -> Option<u8> {
+        self.outlooks.get(&id)?.tier.serving
+    }
+
+    pub(super) fn on_internal(&mut self, event: Internal) {
+        match event {
+            Internal::Resolved(hops) => self.on_resolved(hops),
+            Internal::VipAdded(vip, result) => self.on_vip_added(vip, result),
+            Internal::VipRemoved(vip, result) => self.on_vip_removed(vip, result),
+            Internal::Swept(began, result) => self.on_swept(began, result),
+        }
+    }
+
+    pub(super) fn on_network(&mut self, event: &NetEvent) {
+        match event {
+            NetEvent::Link { name } => self.announce_on(name),
+            NetEvent::AddressGone { address } => self.on_address_gone(*address),
+            NetEvent::NextHops => {}
+        }
+        // From the first event of a burst on, so that a steady stream does not put it off for ever.
+        self.network_due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+    }
+
+    pub(super) fn on_network_settled(&mut self) {
+        self.network_due = None;
+        self.check_interfaces();
+        self.ensure_vips();
+        self.resolve();
+    }
+
+    /// Looks up every next hop, aside.
+    pub(super) fn resolve(&mut self) {
+        if self.resolving {
+            self.resolve_again = true;
+            return;
+        }
+        self.resolving = true;
+        let (network, addresses, internal) = (
+            Arc::clone(&self.network),
+            self.backend_addresses(),
+            self.internal.clone(),
+        );
+        tokio::spawn(async move {
+            let hops = Self::look_up(&network, addresses).await;
+            drop(internal.send(Internal::Resolved(hops)));
+        });
+    }
+
+    pub(super) async fn look_up(network: &Arc<N>, addresses: BTreeSet<IpAddr>) -> Hops {
+        let mut hops = HashMap::with_capacity(addresses.len());
+        for address in addresses {
+            hops.insert(address, network.next_hop(address).await);
+        }
+        hops
+    }
+
+    fn on_resolved(&mut self, hops: Hops) {
+        self.resolving = false;
+        let changed = self.note_hops(hops);
+        let affected: Vec<ServiceId> = self.services_with(|ip| changed.contains(&ip));
+        self.publish_or_retry(&affected);
+        if std::mem::take(&mut self.resolve_again) {
+            self.resolve();
+        }
+    }
+
+    /// Takes note of next hops; returns the addresses whose answer is another than before.
+    pub(super) fn note_hops(&mut self, hops: Hops) -> BTreeSet<IpAddr> {
+        let mut changed = BTreeSet::new();
+        for (address, answer) in hops {
+            if let Ok(hop) = &answer {
+                self.world.known.insert(address, KnownHop::from(hop));
+            }
+            let before = self.world.hops.insert(address, answer);
+            let now = self.world.hops.get(&address);
+            if before.as_ref() != now {
+                self.tell_hop(address, before.as_ref());
+                changed.insert(address);
+            }
+        }
+        changed
+    }
+
+    fn tell_hop(&self, address: IpAddr, before: Option<&Result<NextHop, HopError>>) {
+        match (before, self.world.hops.get(&address)) {
+            (Some(Ok(_)), Some(Err(error))) if !error.resolving => {
+                tracing::warn!("next hop to {address} lost: {}", error.message);
+            }
+            (Some(Err(error)), Some(Ok(hop))) if !error.resolving => {
+                tracing::info!("next hop to {address} found, on {}", hop.interface);
+            }
+            _ => {}
+        }
+    }
+
+    fn services_with(&self, wanted: impl Fn(IpAddr) -> bool) -> Vec<ServiceId> {
+        let has = |s: &&crate::model::Service| s.backends.iter().any(|b| wanted(b.address.ip()));
+        self.desired.services.iter().filter(has).map(|s| s.id).collect()
+    }
+
+    /// Every backend's address, once.
+    pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
+        self.desired
+            .services
+            .iter()
+            .flat_map(|s| &s.backends)
+            .map(|b| b.address.ip())
+            .collect()
+    }
+
+    /// Confirms neighbours, and tries again what failed in the network.
+    pub(super) fn refresh(&mut self) {
+        let network = Arc::clone(&self.network);
+        let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
+        tokio::spawn(async move { network.refresh(&addresses).await });
+        self.check_interfaces();
+        self.retry_vips();
+        if self.world.hops.values().any(Result::is_err) {
+            self.resolve();
+        }
+    }
+
+    /// Tells the health checks what to check, and forgets what is not wanted any more.
+    pub(super) fn retarget(&mut self) {
+        let mut targets: HashMap<HealthTarget, BTreeSet<ServiceId>> = HashMap::new();
+        for service in self.desired.services.iter().filter(|s| s.health.probe != Probe::None) {
+            for backend in service.backends.iter().filter(|b| b.admin != AdminState::Disabled) {
+                targets
+                    .entry(service.health_target(backend))
+                    .or_default()
+                    .insert(service.id);
+            }
+        }
+        self.world.health.retain(|target, _| targets.contains_key(target));
+        let initial = |t: &HealthTarget| (t.clone(), self.world.health.get(t).copied());
+        self.health.set_targets(targets.keys().map(initial).collect());
+        self.targets = targets;
+        let addresses = self.backend_addresses();
+        self.world.hops.retain(|ip, _| addresses.contains(ip));
+        self.world.known.retain(|ip, _| addresses.contains(ip));
+        if addresses.iter().any(|ip| !self.world.hops.contains_key(ip)) {
+            self.resolve();
+        }
+    }
+
+    /// Names of the interfaces that exist, with their index.
+    pub(super) fn existing_interfaces(&self) -> BTreeMap<String, u32> {
+        self.network.interfaces()
+    }
+}

@@ -1,0 +1,237 @@
+//! What becomes of a service, given what is known of the world: which backends take new flows, why the others do not,
+//! and how their entries look. Pure.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use lb_common::{
+    abi::{self, BackendState, Link},
+    flow::{self, TICK_SHIFT},
+    net::{Be16, MacAddr, TCP, UDP},
+};
+
+use super::ports::{HopError, NextHop};
+use crate::{
+    api::HealthState,
+    model::{AdminState, Backend, ForwardingMode, FullNat, HealthTarget, OnDown, Probe, Protocol, Service, Timeouts},
+    plan::{Candidate, TierChoice, WantedBackend, WantedService, choose_tier},
+};
+
+/// The last way to a backend that was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownHop {
+    pub(crate) link: Link,
+    pub(crate) mtu: u32,
+    pub(crate) source: Option<IpAddr>,
+}
+
+impl From<&NextHop> for KnownHop {
+    fn from(hop: &NextHop) -> Self {
+        Self {
+            link: Link {
+                remote: MacAddr::new(hop.remote_mac),
+                local: MacAddr::new(hop.local_mac),
+                ifindex: hop.ifindex,
+            },
+            mtu: hop.mtu,
+            source: hop.source,
+        }
+    }
+}
+
+/// What is known of the world.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    /// Targets that were checked, or whose state was adopted.
+    pub(crate) health: HashMap<HealthTarget, HealthState>,
+    /// The last answer about each backend address.
+    pub(crate) hops: HashMap<IpAddr, Result<NextHop, HopError>>,
+    /// The last good answer, or what was adopted.
+    pub(crate) known: HashMap<IpAddr, KnownHop>,
+}
+
+/// What becomes of a service.
+#[derive(Debug, Clone)]
+pub(crate) struct Outlook {
+    /// For the maps.
+    pub(crate) wanted: WantedService,
+    /// The tier that serves.
+    pub(crate) tier: TierChoice,
+    /// For each backend in order: why it takes no new flows.
+    pub(crate) why_not: Vec<Option<String>>,
+}
+
+/// One backend's standing before tiers are looked at.
+struct Standing {
+    candidate: Candidate,
+    hop: Option<KnownHop>,
+    sources: Vec<IpAddr>,
+    why_not: Option<String>,
+    state: BackendState,
+}
+
+/// The state of a backend's health.
+pub(crate) fn health_of(service: &Service, backend: &Backend, world: &World) -> HealthState {
+    if backend.admin == AdminState::Disabled || service.health.probe == Probe::None {
+        return HealthState::Unchecked;
+    }
+    let known = world.health.get(&service.health_target(backend));
+    known.copied().unwrap_or(HealthState::Unknown)
+}
+
+/// Works out what becomes of a service. `holding` is the tier that goes on serving without failback.
+pub(crate) fn outlook(service: &Service, world: &World, full_nat: &FullNat, holding: Option<u8>) -> Outlook {
+    let standings: Vec<Standing> = service
+        .backends
+        .iter()
+        .map(|b| standing(service, b, world, full_nat))
+        .collect();
+    let candidates: Vec<Candidate> = standings.iter().map(|s| s.candidate).collect();
+    let tier = choose_tier(&candidates, service.failback, holding);
+    let why_not = standings
+        .iter()
+        .map(|s| s.why_not.clone().or_else(|| waits(&s.candidate, tier)))
+        .collect();
+    let backends = service.backends.iter().zip(standings);
+    Outlook {
+        wanted: WantedService {
+            id: service.id,
+            backends: backends
+                .filter_map(|(b, s)| wanted(service, b, s, tier, full_nat))
+                .collect(),
+        },
+        tier,
+        why_not,
+    }
+}
+
+/// Why a backend that could take flows does not.
+fn waits(candidate: &Candidate, tier: TierChoice) -> Option<String> {
+    let serving = tier.serving?;
+    match candidate.tier.cmp(&serving) {
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => Some(format!("standby (tier {})", candidate.tier)),
+        std::cmp::Ordering::Less => Some(format!("tier {serving} goes on serving (failback = false)")),
+    }
+}
+
+fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &FullNat) -> Standing {
+    let health = health_of(service, backend, world);
+    let ip = backend.address.ip();
+    let answer = world.hops.get(&ip);
+    let known = world.known.get(&ip).copied();
+    let (no_hop, waiting) = match answer {
+        Some(Ok(_)) => (None, false),
+        Some(Err(error)) if !error.resolving => (Some(error.message.clone()), false),
+        _ if known.is_some() => (None, false),
+        Some(Err(error)) => (Some(error.message.clone()), true),
+        None => (Some("it is being looked up".to_owned()), true),
+    };
+    let sources = sources(service, ip, known, full_nat);
+    let no_source = service.mode == ForwardingMode::FullNat && sources.is_empty();
+    let healthy = matches!(health, HealthState::Up | HealthState::Unchecked);
+    let enabled = backend.admin == AdminState::Enabled;
+    let why_not = match (backend.admin, health) {
+        (AdminState::Disabled, _) => Some("disabled".to_owned()),
+        (_, HealthState::Down) => Some("down".to_owned()),
+        (AdminState::Drain, _) => Some("draining".to_owned()),
+        (_, HealthState::Unknown) => Some("not checked yet".to_owned()),
+        _ => None,
+    };
+    let why_not = why_not
+        .or_else(|| no_hop.as_ref().map(|why| format!("no next hop: {why}")))
+        .or_else(|| no_source.then(|| format!("no source address towards {ip}: set `source-addresses`")))
+        .or_else(|| (backend.weight == 0).then(|| "weight 0".to_owned()));
+    let hopeless = health == HealthState::Down || (no_hop.is_some() && !waiting);
+    Standing {
+        candidate: Candidate {
+            weight: backend.weight,
+            tier: backend.tier,
+            usable: enabled && healthy && no_hop.is_none() && !no_source,
+            undecided: enabled && backend.weight > 0 && !hopeless && (health == HealthState::Unknown || waiting),
+        },
+        hop: known,
+        sources,
+        why_not,
+        state: if healthy && backend.admin != AdminState::Disabled {
+            BackendState::UP
+        } else {
+            BackendState::DOWN
+        },
+    }
+}
+
+/// The addresses that connections to a backend come from: those configured of its family, else the route's own.
+fn sources(service: &Service, to: IpAddr, hop: Option<KnownHop>, full_nat: &FullNat) -> Vec<IpAddr> {
+    if service.mode != ForwardingMode::FullNat {
+        return Vec::new();
+    }
+    let same_family = |a: &&IpAddr| a.is_ipv4() == to.is_ipv4();
+    let configured: Vec<IpAddr> = full_nat.source_addresses.iter().filter(same_family).copied().collect();
+    if configured.is_empty() {
+        hop.and_then(|h| h.source).into_iter().collect()
+    } else {
+        configured
+    }
+}
+
+/// A backend whose way was never known has no entry.
+fn wanted(
+    service: &Service,
+    backend: &Backend,
+    standing: Standing,
+    tier: TierChoice,
+    full_nat: &FullNat,
+) -> Option<WantedBackend> {
+    let hop = standing.hop?;
+    let serves = standing.candidate.takes_flows() && tier.serving == Some(backend.tier);
+    let (first_port, last_port) = (*full_nat.source_ports.start(), *full_nat.source_ports.end());
+    let full_nat = service.mode == ForwardingMode::FullNat;
+    Some(WantedBackend {
+        address: backend.address,
+        share: if serves { u32::from(backend.weight) } else { 0 },
+        sources: standing.sources,
+        entry: abi::Backend {
+            first_source_port: if full_nat {
+                Be16::new(first_port)
+            } else {
+                Be16::default()
+            },
+            source_ports: if full_nat {
+                u32::from(last_port.saturating_sub(first_port)) + 1
+            } else {
+                0
+            },
+            link: hop.link,
+            mtu: hop.mtu,
+            timeouts: ticks(&service.timeouts),
+            state: standing.state,
+            on_down: match service.on_down {
+                OnDown::Reset => abi::OnDown::RESET,
+                OnDown::Move => abi::OnDown::MOVE,
+                OnDown::Keep => abi::OnDown::KEEP,
+            },
+            mode: match service.mode {
+                ForwardingMode::FullNat => abi::Mode::FULL_NAT,
+                ForwardingMode::Nat => abi::Mode::NAT,
+            },
+            protocol: match service.id.protocol {
+                Protocol::Tcp => TCP,
+                Protocol::Udp => UDP,
+            },
+            ..abi::Backend::default()
+        },
+    })
+}
+
+/// Rounded up, so that no timeout is shorter than asked for.
+fn ticks(timeouts: &Timeouts) -> flow::Timeouts {
+    let ticks = |d: std::time::Duration| {
+        u32::try_from(d.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(i32::MAX.cast_unsigned())
+    };
+    flow::Timeouts {
+        syn: ticks(timeouts.tcp_syn),
+        established: ticks(timeouts.tcp_established),
+        closing: ticks(timeouts.tcp_closing),
+        udp: ticks(timeouts.udp),
+    }
+}

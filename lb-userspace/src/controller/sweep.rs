@@ -1,0 +1,170 @@
+//! Walks over the flow tables: how many flows each backend has, and which removed backends have none left.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::{
+    abi::Backend,
+    reason::{COUNTERS, DropReason},
+};
+
+use super::{
+    Controller,
+    events::Internal,
+    ports::{Health, Network},
+};
+use crate::{
+    api::Counters,
+    datapath::{BackendCounters, Datapath, DatapathError, Sweep},
+    model::ServiceId,
+    plan::Action,
+};
+
+/// Sweeps in a minute, at one every five seconds.
+const SAMPLES: usize = 13;
+
+/// What the last sweep found.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    running: bool,
+    /// Flows in the IPv4 and IPv6 table.
+    pub(super) flows: [u64; 2],
+    /// Flows of each backend index at the last sweep, and its counters then.
+    active: BTreeMap<u32, (u64, BackendCounters)>,
+    /// How often source ports had run out, at each of the last sweeps.
+    exhausted: VecDeque<u64>,
+    /// Why the last sweep failed.
+    pub(super) error: Option<String>,
+}
+
+impl Books {
+    /// Flows open now: those that the last sweep found, and what was opened and closed since.
+    pub(super) fn active(&self, index: u32, now: &BackendCounters) -> u64 {
+        let (swept, then) = self.active.get(&index).copied().unwrap_or_default();
+        let opened = now.opened.saturating_sub(then.opened);
+        (swept + opened).saturating_sub(now.closed.saturating_sub(then.closed))
+    }
+
+    /// How often source ports ran out in the last minute.
+    pub(super) fn exhausted_lately(&self) -> u64 {
+        match (self.exhausted.front(), self.exhausted.back()) {
+            (Some(first), Some(last)) => last.saturating_sub(*first),
+            _ => 0,
+        }
+    }
+}
+
+impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
+    /// Begins to walk over the flow tables, aside.
+    pub(super) fn begin_sweep(&mut self) {
+        if std::mem::replace(&mut self.books.running, true) {
+            return;
+        }
+        let (flows, internal, began) = (Arc::clone(&self.flows), self.internal.clone(), self.now());
+        tokio::task::spawn_blocking(move || drop(internal.send(Internal::Swept(began, flows.sweep()))));
+    }
+
+    pub(super) fn on_swept(&mut self, began: Duration, result: Result<Sweep, DatapathError>) {
+        self.books.running = false;
+        let sweep = match result {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                tracing::warn!("the flow tables could not be walked: {error}");
+                self.books.error = Some(error.to_string());
+                return;
+            }
+        };
+        self.books.error = None;
+        self.books.flows = sweep.flows;
+        self.free_unused(began, &sweep);
+        let indices: Vec<u32> = self.layout.contents().backends.keys().copied().collect();
+        let count = |i: u32| (i, (sweep.active.get(&i).copied().unwrap_or(0), self.counters_of(i)));
+        self.books.active = indices.into_iter().map(count).collect();
+        self.sample_reasons();
+        let now = self.now();
+        self.layout.collect_garbage(now);
+    }
+
+    /// Removed backends without flows make room for others; their traffic stays in their service's books.
+    fn free_unused(&mut self, began: Duration, sweep: &Sweep) {
+        let has_flows = |index| sweep.present.get(&index).is_some_and(|n| *n > 0);
+        let unused = self.layout.unused(began, has_flows);
+        let any = !unused.is_empty();
+        for index in unused {
+            let counters = self.counters_of(index);
+            let service = self.service_of(index);
+            let backend = Backend::default();
+            if let Err(error) = self.write(&Action::SetBackend { index, backend }) {
+                tracing::warn!("a removed backend could not be freed: {error}; trying again");
+                continue;
+            }
+            self.layout.freed(index);
+            if let Some(id) = service.filter(|id| self.desired.by_id(*id).is_some()) {
+                add(self.departed.entry(id).or_default(), &counters, 0);
+            }
+        }
+        if any {
+            self.save();
+        }
+    }
+
+    fn service_of(&self, backend: u32) -> Option<ServiceId> {
+        let contents = self.layout.contents();
+        let service = contents.backends.get(&backend)?.service;
+        contents
+            .services
+            .iter()
+            .find(|(_, index)| **index == service)
+            .map(|(id, _)| *id)
+    }
+
+    fn sample_reasons(&mut self) {
+        let place = COUNTERS.min(DropReason::SourcePortsExhausted.counter()) as usize;
+        let Ok(reasons) = self.datapath.reasons() else { return };
+        self.books.exhausted.push_back(reasons.get(place).copied().unwrap_or(0));
+        if self.books.exhausted.len() > SAMPLES {
+            self.books.exhausted.pop_front();
+        }
+    }
+
+    /// Counters of a backend index; zero where they cannot be read.
+    pub(super) fn counters_of(&self, index: u32) -> BackendCounters {
+        self.datapath.backend_counters(index).unwrap_or_default()
+    }
+}
+
+/// Adds a backend's counters to a sum.
+pub(super) const fn add(sum: &mut Counters, counters: &BackendCounters, active: u64) {
+    sum.packets_in += counters.packets_in;
+    sum.bytes_in += counters.bytes_in;
+    sum.packets_out += counters.packets_out;
+    sum.bytes_out += counters.bytes_out;
+    sum.new_flows += counters.opened;
+    sum.active_flows += active;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn active_flows_are_never_negative() {
+        let then = BackendCounters {
+            opened: 10,
+            closed: 4,
+            ..BackendCounters::default()
+        };
+        let books = Books {
+            active: [(7, (5, then))].into(),
+            ..Books::default()
+        };
+        let now = |opened, closed| BackendCounters { opened, closed, ..then };
+        assert_eq!(books.active(7, &now(10, 4)), 5);
+        assert_eq!(books.active(7, &now(13, 5)), 7);
+        assert_eq!(books.active(7, &now(10, 99)), 0);
+        assert_eq!(books.active(8, &now(3, 1)), 2, "not swept yet");
+    }
+}

@@ -1,0 +1,143 @@
+//! The daemon: puts the configuration, the packet path, the network, the health checks and the control interface
+//! together and lets the controller run them.
+
+mod logs;
+mod network;
+mod offline;
+
+use tokio::sync::mpsc;
+
+pub use offline::detach;
+
+use crate::{
+    api::{ApiError, ErrorKind, server},
+    cli::RunArgs,
+    config,
+    controller::{self, Deps, Inputs, Lock, Options, ports},
+    datapath::{KernelDatapath, loader, maps},
+    health::{self, HealthRunner},
+    model::{Config, HealthTarget, Service},
+    net::KernelNetwork,
+    state::Rules,
+};
+
+/// Requests that may wait for the controller.
+const REQUESTS: usize = 64;
+
+/// Runs the daemon until it is told to stop; with `--check`, validates the configuration only.
+///
+/// # Errors
+/// Whatever keeps it from starting, or what it could not remove at its end; each says what to do next.
+pub fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let config = config::load(&args.config).map_err(ApiError::from)?;
+    config::check_source_ports(&config, &config::ephemeral_ports()?).map_err(ApiError::from)?;
+    if args.check {
+        println!("{}: valid, {} service(s)", args.config.display(), config.services.len());
+        return Ok(());
+    }
+    logs::init(&args.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(args, config))
+}
+
+async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
+    loader::check_capabilities()?;
+    let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| conflict(&e))?;
+    let listener = server::bind(&config.socket).map_err(|e| conflict(&e))?;
+    let (network, network_events) = network::start(KernelNetwork::start().await?);
+    let features = loader::Features {
+        log_level: args.datapath_log.level(),
+        redirect_back: config.interfaces.iter().any(|i| network.is_veth(&i.name)),
+    };
+    let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)?;
+    if features.log_level > 0 {
+        logs::follow(&mut datapath);
+    }
+    let (requests, waiting) = mpsc::channel(REQUESTS);
+    let server = tokio::spawn(server::serve(listener, requests));
+    let (health, health_events) = Checks::start();
+    let deps = Deps {
+        flows: datapath.flow_tables(),
+        datapath,
+        network: network.into(),
+        health,
+        lock,
+    };
+    let options = Options {
+        rules: rules(&config),
+        config,
+        detach_on_exit: args.detach_on_exit,
+        forget_runtime_changes: args.forget_runtime_changes,
+        slot_pages: maps::SLOT_PAGES,
+        source_addresses: maps::SOURCE_PLACES,
+    };
+    let inputs = Inputs {
+        requests: waiting,
+        health: health_events,
+        network: network_events,
+        stop: Box::pin(controller::signals()?),
+    };
+    let result = controller::run(deps, options, inputs).await;
+    // It ends when nobody receives requests any more, after the last replies have left.
+    server.await?;
+    Ok(result?)
+}
+
+fn conflict(error: &dyn std::error::Error) -> ApiError {
+    ApiError {
+        kind: ErrorKind::Conflict,
+        message: error.to_string(),
+    }
+}
+
+/// What services and backends that come while the daemon runs are held to: the rules of the configuration.
+fn rules(config: &Config) -> Rules {
+    let with = |config: &Config, services: &[Service]| Config {
+        services: services.to_vec(),
+        ..config.clone()
+    };
+    let (for_services, for_backends) = (config.clone(), config.clone());
+    Rules {
+        service: Box::new(move |service, services| {
+            config::validate_service(service, &with(&for_services, services)).map_err(|e| e.to_string())
+        }),
+        backend: Box::new(move |backend, service, services| {
+            config::validate_backend(backend, service, &with(&for_backends, services)).map_err(|e| e.to_string())
+        }),
+    }
+}
+
+/// The health checks as the controller sees them.
+struct Checks(HealthRunner);
+
+impl Checks {
+    fn start() -> (Self, mpsc::UnboundedReceiver<ports::HealthEvent>) {
+        let (sender, mut events) = mpsc::unbounded_channel::<health::HealthEvent>();
+        let (forward, forwarded) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let event = ports::HealthEvent {
+                    target: event.target,
+                    report: event.report,
+                };
+                if forward.send(event).is_err() {
+                    break;
+                }
+            }
+        });
+        (Self(HealthRunner::new(sender)), forwarded)
+    }
+}
+
+impl ports::Health for Checks {
+    fn set_targets(&mut self, targets: Vec<(HealthTarget, Option<crate::api::HealthState>)>) {
+        self.0.set_targets(targets);
+    }
+
+    fn snapshot(&self, target: &HealthTarget) -> Option<crate::api::HealthReport> {
+        self.0.snapshot(target)
+    }
+}

@@ -1,0 +1,233 @@
+//! What to write, and in which order, to get from what the maps hold to what they shall hold. Pure.
+//!
+//! The order is such that after each single action the packet path is whole:
+//! 1. services that shall go are removed, so that nothing leads to what is taken apart below;
+//! 2. source addresses, then backends that are new or serve, then slot pages are written, which no rotation names yet;
+//! 3. rotations flip, and new services appear, whose rotation now stands;
+//! 4. the rotations of services that are gone are emptied;
+//! 5. backends go down, are removed or freed. No rotation names them any more, so a client that is reset because of
+//!    it finds a backend that serves when it comes back.
+
+use std::net::IpAddr;
+
+use lb_common::abi::{Backend, BackendState, Rotation, SlotPage};
+
+use crate::{datapath::Contents, model::ServiceId};
+
+/// One write to the packet path. Packets see it whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Takes a service away.
+    RemoveService(ServiceId),
+    /// Writes a source address.
+    SetSource {
+        /// Place in the source arena.
+        place: u32,
+        /// Address.
+        address: IpAddr,
+    },
+    /// Sets the counters of a backend index to zero before it is used.
+    ClearCounters(u32),
+    /// Publishes a backend.
+    SetBackend {
+        /// Its index.
+        index: u32,
+        /// The entry; the default frees it.
+        backend: Backend,
+    },
+    /// Writes slot pages.
+    WritePages {
+        /// First page.
+        first: u32,
+        /// Pages from there on.
+        pages: Vec<SlotPage>,
+    },
+    /// Flips a service to a schedule.
+    SetRotation {
+        /// Service index.
+        service: u32,
+        /// Schedule; the default empties it.
+        rotation: Rotation,
+    },
+    /// Publishes a service.
+    SetService {
+        /// Identity.
+        id: ServiceId,
+        /// Index.
+        index: u32,
+    },
+}
+
+/// The writes that lead from `actual` to `desired`, in order. Both may be cuts of the whole, such as one service with
+/// all that belongs to it.
+#[must_use]
+pub fn diff(actual: &Contents, desired: &Contents) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let gone = actual.services.keys().filter(|id| !desired.services.contains_key(id));
+    actions.extend(gone.map(|id| Action::RemoveService(*id)));
+    sources(actual, desired, &mut actions);
+    let (serving, ending) = backends(actual, desired);
+    actions.extend(serving);
+    pages(actual, desired, &mut actions);
+    let flips = desired
+        .rotations
+        .iter()
+        .filter(|(s, r)| actual.rotations.get(s) != Some(r));
+    actions.extend(flips.map(|(service, rotation)| Action::SetRotation {
+        service: *service,
+        rotation: *rotation,
+    }));
+    let new = desired
+        .services
+        .iter()
+        .filter(|(id, i)| actual.services.get(id) != Some(i));
+    actions.extend(new.map(|(id, index)| Action::SetService { id: *id, index: *index }));
+    let emptied = actual.rotations.keys().filter(|s| !desired.rotations.contains_key(s));
+    actions.extend(emptied.map(|service| Action::SetRotation {
+        service: *service,
+        rotation: Rotation::default(),
+    }));
+    actions.extend(ending);
+    actions
+}
+
+fn sources(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
+    let new = desired
+        .sources
+        .iter()
+        .filter(|(place, a)| actual.sources.get(place) != Some(a));
+    actions.extend(new.map(|(place, address)| Action::SetSource {
+        place: *place,
+        address: *address,
+    }));
+}
+
+/// What is written before the rotations flip, and what after.
+fn backends(actual: &Contents, desired: &Contents) -> (Vec<Action>, Vec<Action>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    for (index, backend) in &desired.backends {
+        let old = actual.backends.get(index);
+        if old == Some(backend) {
+            continue;
+        }
+        let set = Action::SetBackend {
+            index: *index,
+            backend: *backend,
+        };
+        if old.is_none() {
+            before.extend([Action::ClearCounters(*index), set]);
+        } else if backend.state == BackendState::UP {
+            before.push(set);
+        } else {
+            after.push(set);
+        }
+    }
+    let freed = actual.backends.keys().filter(|i| !desired.backends.contains_key(i));
+    after.extend(freed.map(|index| Action::SetBackend {
+        index: *index,
+        backend: Backend::default(),
+    }));
+    (before, after)
+}
+
+/// Neighbouring pages go in one write.
+fn pages(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
+    let new = desired.pages.iter().filter(|(n, p)| actual.pages.get(n) != Some(p));
+    let mut runs: Vec<(u32, Vec<SlotPage>)> = Vec::new();
+    let mut next = None;
+    for (number, page) in new {
+        match runs.last_mut() {
+            Some((_, run)) if next == Some(*number) => run.push(*page),
+            _ => runs.push((*number, vec![*page])),
+        }
+        next = number.checked_add(1);
+    }
+    actions.extend(
+        runs.into_iter()
+            .map(|(first, pages)| Action::WritePages { first, pages }),
+    );
+}
+
+impl Action {
+    /// Does to a copy of the maps what the packet path does to the maps.
+    pub fn apply(&self, contents: &mut Contents) {
+        match self {
+            Self::RemoveService(id) => drop(contents.services.remove(id)),
+            Self::SetSource { place, address } => drop(contents.sources.insert(*place, *address)),
+            Self::ClearCounters(_) => {}
+            Self::SetBackend { index, backend } if *backend == Backend::default() => {
+                contents.backends.remove(index);
+            }
+            Self::SetBackend { index, backend } => drop(contents.backends.insert(*index, *backend)),
+            Self::WritePages { first, pages } => contents.pages.extend((*first..).zip(pages.iter().copied())),
+            Self::SetRotation { service, rotation } => drop(contents.rotations.insert(*service, *rotation)),
+            Self::SetService { id, index } => drop(contents.services.insert(*id, *index)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+    use crate::model::Protocol;
+
+    /// Contents that refer to nothing they do not have; otherwise arbitrary.
+    fn contents() -> impl Strategy<Value = Contents> {
+        let backend = (1u8..=3, 1u16..4).prop_map(|(state, port)| Backend {
+            state: BackendState(state),
+            port: lb_common::net::Be16::new(port),
+            family: 4,
+            ..Backend::default()
+        });
+        let page = (0u32..3).prop_map(|slot| SlotPage([slot; 64]));
+        (
+            btree_map(1u16..6, 0u32..8, 0..5),
+            btree_map(0u32..8, (0u32..3, 0u32..3), 0..5),
+            btree_map(0u32..8, page, 0..8),
+            btree_map(0u32..8, backend, 0..8),
+            btree_map(0u32..8, 0u8..3, 0..8),
+        )
+            .prop_map(|(services, rotations, pages, backends, sources)| Contents {
+                services: services.into_iter().map(|(port, index)| (id(port), index)).collect(),
+                rotations: rotations
+                    .into_iter()
+                    .map(|(s, (page, len))| (s, Rotation::new(page * 64, len)))
+                    .collect(),
+                pages,
+                backends,
+                sources: sources
+                    .into_iter()
+                    .map(|(p, last)| (p, IpAddr::from([10, 0, 0, last])))
+                    .collect(),
+            })
+    }
+
+    fn id(port: u16) -> ServiceId {
+        ServiceId {
+            vip: ([10, 0, 0, 1], port).into(),
+            protocol: Protocol::Tcp,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn applied_to_a_it_gives_b(a in contents(), b in contents()) {
+            let mut got = a.clone();
+            for action in diff(&a, &b) {
+                action.apply(&mut got);
+            }
+            // What nothing refers to any more may stay: it is nobody's.
+            got.rotations.retain(|s, _| b.rotations.contains_key(s));
+            got.pages.retain(|n, _| b.pages.contains_key(n));
+            got.sources.retain(|p, _| b.sources.contains_key(p));
+            prop_assert_eq!(got, b);
+        }
+
+        #[test]
+        fn nothing_changed_nothing_written(a in contents()) {
+            prop_assert_eq!(diff(&a, &a), []);
+        }
+    }
+}

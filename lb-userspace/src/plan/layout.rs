@@ -1,0 +1,501 @@
+//! Where everything stands in the maps: which index, which page, which place in the source arena. Pure.
+//!
+//! A [`Layout`] mirrors what was written, write by write, and turns what is wanted of one service into a pair of
+//! [`Contents`] cuts, before and after, for [`super::diff()`]. It is told of each write ([`Layout::wrote`]) and of the
+//! end of an attempt ([`Layout::settle`]), whether that succeeded or broke off: what was reserved and did not reach the
+//! maps is free again, what they no longer refer to is given up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use lb_common::abi::{Backend, BackendState, Rotation, SLOTS_PER_PAGE};
+
+use super::{
+    diff::Action,
+    indices::Indices,
+    ranges::{Range, RangeAllocator},
+    schedule, slots,
+    sources::{self, SourceArena},
+};
+use crate::{datapath::Contents, model::ServiceId};
+
+/// Sizes of the maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacities {
+    /// Services.
+    pub services: u32,
+    /// Backends, counted once per service.
+    pub backends: u32,
+    /// Pages of the slot arena.
+    pub pages: u32,
+    /// Addresses in the source arena.
+    pub sources: u32,
+}
+
+/// No room in the maps.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// Every service index is taken.
+    #[error(
+        "there is room for {0} services: raise `limits.services` in the configuration, then `lb detach` and start again"
+    )]
+    Services(u32),
+    /// Every backend index is taken.
+    #[error(
+        "there is room for {0} backends, removed ones that still have flows included: wait until those flows have ended, or raise `limits.backends` in the configuration, then `lb detach` and start again"
+    )]
+    Backends(u32),
+    /// No free run of slot pages.
+    #[error("the slot arena of {0} pages is full: use smaller weights, or weights with a common divisor")]
+    Pages(u32),
+    /// No free run of source addresses.
+    #[error("the source arena of {0} addresses is full: configure fewer source addresses")]
+    Sources(u32),
+}
+
+/// A service as the maps shall hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedService {
+    /// Identity.
+    pub id: ServiceId,
+    /// Its backends that are to have an entry.
+    pub backends: Vec<WantedBackend>,
+}
+
+/// A backend as the maps shall hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedBackend {
+    /// Address and port: its identity within the service.
+    pub address: SocketAddr,
+    /// Share of new flows now: 0 unless it is in rotation.
+    pub share: u32,
+    /// Source addresses that it uses.
+    pub sources: Vec<IpAddr>,
+    /// The entry; address, port, family, service and source addresses are filled in here.
+    pub entry: Backend,
+}
+
+/// What to bring about: [`super::diff()`] of these two.
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
+    /// The service as it stands.
+    pub before: Contents,
+    /// The service as it shall be.
+    pub after: Contents,
+}
+
+/// Everything's place.
+#[derive(Debug)]
+pub struct Layout {
+    capacities: Capacities,
+    contents: Contents,
+    service_indices: Indices,
+    backend_indices: Indices,
+    pages: RangeAllocator,
+    sources: SourceArena,
+    /// Indices of services, those included that were removed but still have backends with flows.
+    services: BTreeMap<ServiceId, u32>,
+    /// Backends by service index, removed ones included.
+    members: BTreeMap<u32, BTreeMap<SocketAddr, u32>>,
+}
+
+impl Layout {
+    /// Takes over what the maps hold.
+    #[must_use]
+    pub fn adopt(contents: Contents, capacities: Capacities, now: Duration) -> Self {
+        let mut members: BTreeMap<u32, BTreeMap<SocketAddr, u32>> = BTreeMap::new();
+        let mut backend_indices = Indices::new(capacities.backends, contents.backends.keys().copied());
+        for (index, backend) in &contents.backends {
+            let removed = backend.state == BackendState::REMOVED;
+            if removed {
+                backend_indices.retire(*index, now);
+            }
+            let Some(address) = address_of(backend) else { continue };
+            let members = members.entry(backend.service).or_default();
+            if !removed || !members.contains_key(&address) {
+                members.insert(address, *index);
+            }
+        }
+        let in_use = contents.services.values().chain(members.keys()).copied();
+        Self {
+            capacities,
+            service_indices: Indices::new(capacities.services, in_use),
+            backend_indices,
+            pages: RangeAllocator::new(
+                capacities.pages,
+                contents.rotations.values().map(|r| slots::pages_of(*r)),
+            ),
+            sources: SourceArena::adopt(capacities.sources, &contents),
+            services: contents.services.clone(),
+            members,
+            contents,
+        }
+    }
+
+    /// What the maps hold.
+    #[must_use]
+    pub const fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The index and entry of a backend, if it has one.
+    #[must_use]
+    pub fn backend(&self, id: ServiceId, address: SocketAddr) -> Option<(u32, &Backend)> {
+        let index = *self.members.get(self.services.get(&id)?)?.get(&address)?;
+        Some((index, self.contents.backends.get(&index)?))
+    }
+
+    /// Indices of a service's backends, removed ones included.
+    pub fn backends_of(&self, id: ServiceId) -> impl Iterator<Item = u32> + '_ {
+        let index = self.services.get(&id);
+        let members = index.and_then(|i| self.members.get(i));
+        members.into_iter().flat_map(|m| m.values().copied())
+    }
+
+    /// Which backends take turns in a service's schedule.
+    #[must_use]
+    pub fn in_rotation(&self, id: ServiceId) -> BTreeSet<u32> {
+        let index = self.contents.services.get(&id);
+        let rotation = index
+            .and_then(|i| self.contents.rotations.get(i))
+            .copied()
+            .unwrap_or_default();
+        slots::order_of(rotation, &self.contents.pages)
+            .unwrap_or_default()
+            .into_iter()
+            .collect()
+    }
+
+    /// Works out how the maps shall hold a service.
+    ///
+    /// # Errors
+    /// When there is no room for it; then nothing is reserved.
+    pub fn draft(&mut self, wanted: &WantedService, now: Duration) -> Result<Draft, LayoutError> {
+        let before = self.cut(wanted.id);
+        let mut draft = Draft {
+            after: Contents::default(),
+            before,
+        };
+        match self.fill(wanted, &draft.before, now) {
+            Ok(after) => draft.after = after,
+            Err(error) => {
+                self.settle(wanted.id, &draft, now);
+                return Err(error);
+            }
+        }
+        // Backends of other services may have brought these addresses in.
+        let places = draft.after.sources.keys();
+        let known = places.filter_map(|p| Some((*p, *self.contents.sources.get(p)?)));
+        draft.before.sources.extend(known);
+        Ok(draft)
+    }
+
+    /// Works out how the maps look without a service: its backends are left as removed until their flows are gone.
+    #[must_use]
+    pub fn draft_removal(&self, id: ServiceId) -> Draft {
+        let before = self.cut(id);
+        let mut after = Contents {
+            backends: before.backends.clone(),
+            sources: before.sources.clone(),
+            ..Contents::default()
+        };
+        for backend in after.backends.values_mut() {
+            backend.state = BackendState::REMOVED;
+        }
+        Draft { before, after }
+    }
+
+    /// Backends that name a service that is not there and are not marked as removed, as a daemon leaves them that was
+    /// killed while it removed a service.
+    #[must_use]
+    pub fn draft_orphans(&self) -> Draft {
+        let services: BTreeSet<u32> = self.contents.services.values().copied().collect();
+        let orphan = |b: &Backend| !services.contains(&b.service) && b.state != BackendState::REMOVED;
+        let orphans = self
+            .contents
+            .backends
+            .iter()
+            .filter(|(_, b)| orphan(b))
+            .map(|(i, b)| (*i, *b));
+        let mut before = Contents {
+            backends: orphans.collect(),
+            ..Contents::default()
+        };
+        let mut after = before.clone();
+        // Whatever is left of their rotations is unknown; let it be emptied.
+        before.rotations = before
+            .backends
+            .values()
+            .map(|b| (b.service, Rotation::new(0, 1)))
+            .collect();
+        for backend in after.backends.values_mut() {
+            backend.state = BackendState::REMOVED;
+        }
+        Draft { before, after }
+    }
+
+    /// Takes note of a write.
+    pub fn wrote(&mut self, action: &Action) {
+        action.apply(&mut self.contents);
+    }
+
+    /// Ends an attempt to bring about a draft for a service, successful or not.
+    pub fn settle(&mut self, id: ServiceId, draft: &Draft, now: Duration) {
+        self.settle_pages(id, draft, now);
+        if let Some(index) = self.services.get(&id).copied() {
+            self.settle_members(index, now);
+            self.drop_service_if_unused(id, index);
+        }
+    }
+
+    /// Gives up orphans after [`Layout::draft_orphans`] was brought about.
+    pub fn settle_orphans(&mut self, draft: &Draft, now: Duration) {
+        for index in draft.after.backends.keys() {
+            self.backend_indices.retire(*index, now);
+        }
+    }
+
+    /// Removed backends that a sweep, begun at `began`, found no flow of. Free each with a write, then say
+    /// [`Layout::freed`].
+    #[must_use]
+    pub fn unused(&self, began: Duration, has_flows: impl Fn(u32) -> bool) -> Vec<u32> {
+        self.backend_indices.unused(began, has_flows)
+    }
+
+    /// A removed backend's entry was freed.
+    pub fn freed(&mut self, index: u32) {
+        self.backend_indices.release(index);
+        for members in self.members.values_mut() {
+            members.retain(|_, i| *i != index);
+        }
+        let ids: Vec<_> = self.services.iter().map(|(id, i)| (*id, *i)).collect();
+        for (id, service) in ids {
+            self.drop_service_if_unused(id, service);
+        }
+        let alive: BTreeSet<u32> = self.services.values().copied().collect();
+        let nameless = self.members.extract_if(.., |s, m| m.is_empty() && !alive.contains(s));
+        for (service, _) in nameless {
+            self.service_indices.release(service);
+        }
+    }
+
+    /// Gives up source addresses that no backend uses any more.
+    pub fn collect_garbage(&mut self, now: Duration) {
+        self.sources.collect_garbage(&self.contents, now);
+    }
+
+    /// A service with all that belongs to it, as the maps hold it.
+    fn cut(&self, id: ServiceId) -> Contents {
+        let all = &self.contents;
+        let mut cut = Contents::default();
+        for index in self.backends_of(id) {
+            if let Some(backend) = all.backends.get(&index) {
+                cut.backends.insert(index, *backend);
+                self.cut_sources(backend, &mut cut);
+            }
+        }
+        cut.services.extend(all.services.get(&id).map(|index| (id, *index)));
+        // A service that is only half there may have a rotation already, or still.
+        let Some(index) = self.services.get(&id) else {
+            return cut;
+        };
+        if let Some(rotation) = all.rotations.get(index) {
+            cut.rotations.insert(*index, *rotation);
+            let Range { first, len } = slots::pages_of(*rotation);
+            cut.pages
+                .extend(all.pages.range(first..first.saturating_add(len)).map(|(n, p)| (*n, *p)));
+        }
+        cut
+    }
+
+    fn cut_sources(&self, backend: &Backend, cut: &mut Contents) {
+        let places = backend.first_source..backend.first_source.saturating_add(backend.sources);
+        cut.sources
+            .extend(self.contents.sources.range(places).map(|(p, a)| (*p, *a)));
+    }
+
+    fn fill(&mut self, wanted: &WantedService, before: &Contents, now: Duration) -> Result<Contents, LayoutError> {
+        let service = self.service_index(wanted.id)?;
+        let mut after = Contents {
+            services: [(wanted.id, service)].into(),
+            backends: before.backends.clone(),
+            sources: before.sources.clone(),
+            ..Contents::default()
+        };
+        for backend in after.backends.values_mut() {
+            backend.state = BackendState::REMOVED;
+        }
+        let mut indices = Vec::with_capacity(wanted.backends.len());
+        for backend in &wanted.backends {
+            indices.push(self.fill_backend(service, backend, &mut after, now)?);
+        }
+        let shares: Vec<u32> = wanted.backends.iter().map(|b| b.share).collect();
+        self.fill_schedule(service, &indices, &shares, before, &mut after, now)?;
+        Ok(after)
+    }
+
+    fn fill_backend(
+        &mut self,
+        service: u32,
+        wanted: &WantedBackend,
+        after: &mut Contents,
+        now: Duration,
+    ) -> Result<u32, LayoutError> {
+        let range = self
+            .sources
+            .place(&wanted.sources, now)
+            .ok_or(LayoutError::Sources(self.capacities.sources))?;
+        after
+            .sources
+            .extend((range.first..).zip(wanted.sources.iter().copied()));
+        let members = self.members.entry(service).or_default();
+        let index = match members.get(&wanted.address) {
+            Some(index) => *index,
+            None => {
+                let full = LayoutError::Backends(self.capacities.backends);
+                let index = self.backend_indices.allocate().ok_or(full)?;
+                members.insert(wanted.address, index);
+                index
+            }
+        };
+        let entry = Backend {
+            address: lb_common::net::to_any(wanted.address.ip()),
+            port: lb_common::net::Be16::new(wanted.address.port()),
+            family: if wanted.address.is_ipv4() { 4 } else { 6 },
+            first_source: range.first,
+            sources: range.len,
+            service,
+            ..wanted.entry
+        };
+        after.backends.insert(index, entry);
+        Ok(index)
+    }
+
+    /// Leaves a schedule that is the same where it is. A new one gets pages of its own; where those are scarce, a
+    /// coarser one will do.
+    fn fill_schedule(
+        &mut self,
+        service: u32,
+        indices: &[u32],
+        shares: &[u32],
+        before: &Contents,
+        after: &mut Contents,
+        now: Duration,
+    ) -> Result<(), LayoutError> {
+        let mut cap = schedule::MAX_SLOTS;
+        loop {
+            let turns = schedule::turns(shares, cap);
+            let order: Vec<u32> = turns.iter().filter_map(|turn| indices.get(*turn).copied()).collect();
+            let current = before.rotations.get(&service).copied();
+            if let Some(rotation) = current
+                && slots::order_of(rotation, &before.pages).is_some_and(|old| old == order)
+            {
+                after.rotations.insert(service, rotation);
+                after.pages.clone_from(&before.pages);
+                return Ok(());
+            }
+            let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
+            if len == 0 {
+                after.rotations.insert(service, Rotation::default());
+                return Ok(());
+            }
+            if let Some(range) = self.pages.allocate(slots::pages_for(len), now) {
+                after
+                    .rotations
+                    .insert(service, Rotation::new(range.first * SLOTS_PER_PAGE, len));
+                after.pages.extend((range.first..).zip(slots::paginate(&order)));
+                return Ok(());
+            }
+            cap = cap.min(len) / 2;
+            if cap < SLOTS_PER_PAGE {
+                return Err(LayoutError::Pages(self.capacities.pages));
+            }
+        }
+    }
+
+    fn service_index(&mut self, id: ServiceId) -> Result<u32, LayoutError> {
+        if let Some(index) = self.services.get(&id) {
+            return Ok(*index);
+        }
+        let full = LayoutError::Services(self.capacities.services);
+        let index = self.service_indices.allocate().ok_or(full)?;
+        self.services.insert(id, index);
+        Ok(index)
+    }
+
+    fn settle_pages(&mut self, id: ServiceId, draft: &Draft, now: Duration) {
+        let in_use = self
+            .services
+            .get(&id)
+            .and_then(|i| self.contents.rotations.get(i))
+            .copied();
+        let rotations = draft.before.rotations.values().chain(draft.after.rotations.values());
+        let ranges: BTreeSet<Range> = rotations.map(|r| slots::pages_of(*r)).filter(|r| r.len > 0).collect();
+        for range in ranges {
+            if in_use.is_none_or(|r| slots::pages_of(r) != range) {
+                self.pages.retire(range, now);
+                for number in range.first..range.first.saturating_add(range.len) {
+                    self.contents.pages.remove(&number);
+                }
+            }
+        }
+    }
+
+    fn settle_members(&mut self, service: u32, now: Duration) {
+        let Some(members) = self.members.get_mut(&service) else {
+            return;
+        };
+        members.retain(|_, index| match self.contents.backends.get(index).map(|b| b.state) {
+            None => {
+                self.backend_indices.release(*index);
+                false
+            }
+            Some(BackendState::REMOVED) => {
+                self.backend_indices.retire(*index, now);
+                true
+            }
+            Some(_) => {
+                self.backend_indices.revive(*index);
+                true
+            }
+        });
+    }
+
+    fn drop_service_if_unused(&mut self, id: ServiceId, index: u32) {
+        let published = self.contents.services.contains_key(&id);
+        if !published && self.members.get(&index).is_none_or(BTreeMap::is_empty) {
+            self.members.remove(&index);
+            self.contents.rotations.remove(&index);
+            self.services.remove(&id);
+            self.service_indices.release(index);
+        }
+    }
+}
+
+/// Address and port of an entry; `None` for one that is not in use.
+#[must_use]
+pub fn address_of(backend: &Backend) -> Option<SocketAddr> {
+    use lb_common::net::{Addr4, Addr6, Address};
+    let ip = match backend.family {
+        4 => IpAddr::V4(Addr4::from_any(backend.address).into()),
+        6 => IpAddr::V6(Addr6::from_any(backend.address).into()),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, backend.port.get()))
+}
+
+/// The source addresses of an entry.
+#[must_use]
+pub fn sources_of(contents: &Contents, backend: &Backend) -> Vec<IpAddr> {
+    let range = Range {
+        first: backend.first_source,
+        len: backend.sources,
+    };
+    sources::addresses(contents, range).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    controller::execute::execute_action,
+    datapath::{Datapath, fake::FakeDatapath},
+    model::Protocol,
+    plan::diff,
+};
+
+const SMALL: Capacities = Capacities {
+    services: 4,
+    backends: 12,
+    pages: 8,
+    sources: 6,
+};
+
+fn id(port: u16) -> ServiceId {
+    ServiceId {
+        vip: ([10, 0, 0, 1], port).into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
+    WantedBackend {
+        address: ([10, 0, 1, last], 80).into(),
+        share: if up { share } else { 0 },
+        sources: (0..source).map(|s| IpAddr::from([10, 0, 2, s])).collect(),
+        entry: Backend {
+            state: if up { BackendState::UP } else { BackendState::DOWN },
+            link: lb_common::abi::Link {
+                ifindex: 1,
+                ..Default::default()
+            },
+            ..Backend::default()
+        },
+    }
+}
+
+/// A step: the service wanted so, or gone; a write that fails perhaps; time that goes by; whether a sweep follows.
+#[derive(Debug, Clone)]
+struct Step {
+    port: u16,
+    wanted: Option<Vec<WantedBackend>>,
+    fails_after: Option<usize>,
+    wait: u64,
+    sweep: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let backends = proptest::collection::btree_map(0u8..5, (0u32..70, any::<bool>(), 0u8..3), 0..5);
+    let wanted = backends.prop_map(|all| all.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect());
+    (
+        1u16..6,
+        proptest::option::weighted(0.8, wanted),
+        proptest::option::weighted(0.3, 0usize..8),
+        0u64..150,
+        any::<bool>(),
+    )
+        .prop_map(|(port, wanted, fails_after, wait, sweep)| Step {
+            port,
+            wanted,
+            fails_after,
+            wait,
+            sweep,
+        })
+}
+
+fn bring_about(fake: &mut FakeDatapath, layout: &mut Layout, draft: &Draft) -> bool {
+    diff(&draft.before, &draft.after).into_iter().all(|action| {
+        let done = execute_action(fake, &action).is_ok();
+        if done {
+            layout.wrote(&action);
+        }
+        done
+    })
+}
+
+fn sweep(fake: &mut FakeDatapath, layout: &mut Layout, now: Duration) {
+    for index in layout.unused(now, |_| false) {
+        fake.set_backend(index, Backend::default()).unwrap();
+        layout.wrote(&Action::SetBackend {
+            index,
+            backend: Backend::default(),
+        });
+        layout.freed(index);
+    }
+    layout.collect_garbage(now);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// However services come, change and go, and wherever writes fail: at no write do packets see half a change (the
+    /// fake asserts it at each), and what is brought about is what was wanted.
+    #[test]
+    fn no_packet_sees_half_a_change(steps in proptest::collection::vec(step(), 1..40)) {
+        let mut fake = FakeDatapath::default();
+        let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
+        let mut now = Duration::from_secs(1);
+        for Step { port, wanted, fails_after, wait, sweep: swept } in steps {
+            let id = id(port);
+            now += Duration::from_millis(wait);
+            fake.state().writes_left = fails_after;
+            let draft = match wanted {
+                Some(backends) => layout.draft(&WantedService { id, backends }, now),
+                None => Ok(layout.draft_removal(id)),
+            };
+            if let Ok(draft) = draft {
+                let done = bring_about(&mut fake, &mut layout, &draft);
+                layout.settle(id, &draft, now);
+                if done {
+                    let mut got = layout.cut(id);
+                    got.rotations.retain(|_, r| !r.is_empty() || !got.services.is_empty());
+                    prop_assert_eq!(&got.services, &draft.after.services);
+                    prop_assert_eq!(&got.rotations, &draft.after.rotations);
+                    prop_assert_eq!(&got.pages, &draft.after.pages);
+                    prop_assert_eq!(&got.backends, &draft.after.backends);
+                }
+            }
+            fake.state().writes_left = None;
+            if swept {
+                sweep(&mut fake, &mut layout, now);
+            }
+            // A new daemon finds the same.
+            let found = fake.contents().unwrap();
+            prop_assert_eq!(&found.services, &layout.contents.services);
+            prop_assert_eq!(&found.backends, &layout.contents.backends);
+            for (number, page) in &found.pages {
+                prop_assert_eq!(layout.contents.pages.get(number), Some(page));
+            }
+        }
+        // Nothing was lost: with all services gone and their flows over, everything is free.
+        let ids: Vec<_> = layout.services.keys().copied().collect();
+        for id in ids {
+            let draft = layout.draft_removal(id);
+            prop_assert!(bring_about(&mut fake, &mut layout, &draft));
+            layout.settle(id, &draft, now);
+        }
+        now += Duration::from_secs(1);
+        sweep(&mut fake, &mut layout, now);
+        let left = fake.contents().unwrap();
+        prop_assert_eq!(&left.backends, &BTreeMap::new());
+        prop_assert_eq!(layout.pages.available(), u64::from(SMALL.pages));
+        prop_assert!(layout.services.is_empty() && layout.members.is_empty());
+        prop_assert!((0..SMALL.backends).all(|_| layout.backend_indices.allocate().is_some()));
+        prop_assert!((0..SMALL.services).all(|_| layout.service_indices.allocate().is_some()));
+    }
+
+    /// A layout that adopts what another left writes nothing for the same wish.
+    #[test]
+    fn adoption_writes_nothing(
+        wishes in proptest::collection::btree_map(1u16..4, proptest::collection::btree_map(0u8..3, (1u32..9, any::<bool>(), 0u8..3), 0..3), 1..3),
+    ) {
+        let mut fake = FakeDatapath::default();
+        let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
+        let now = Duration::ZERO;
+        let wanted: Vec<_> = wishes.into_iter().map(|(port, backends)| WantedService {
+            id: id(port),
+            backends: backends.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect(),
+        }).collect();
+        for service in &wanted {
+            let draft = layout.draft(service, now).unwrap();
+            prop_assert!(bring_about(&mut fake, &mut layout, &draft));
+            layout.settle(service.id, &draft, now);
+        }
+        let mut second = Layout::adopt(fake.contents().unwrap(), SMALL, now);
+        for service in &wanted {
+            let draft = second.draft(service, now).unwrap();
+            prop_assert_eq!(diff(&draft.before, &draft.after), []);
+        }
+    }
+}
+
+#[test]
+fn a_removed_backend_that_comes_back_has_its_index_again() {
+    let mut fake = FakeDatapath::default();
+    let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
+    let mut want = |backends: Vec<WantedBackend>| {
+        let wanted = WantedService { id: id(1), backends };
+        let draft = layout.draft(&wanted, Duration::ZERO).unwrap();
+        assert!(bring_about(&mut fake, &mut layout, &draft));
+        layout.settle(id(1), &draft, Duration::ZERO);
+        layout.unused(Duration::from_secs(9), |_| false)
+    };
+    assert_eq!(want(vec![backend(1, 1, true, 0), backend(2, 1, true, 0)]), [0; 0]);
+    assert_eq!(want(vec![backend(1, 1, true, 0)]), [1]);
+    assert_eq!(want(vec![backend(1, 1, true, 0), backend(2, 1, true, 0)]), [0; 0]);
+}

@@ -1,0 +1,67 @@
+//! Schedules as the slot arena holds them: in whole pages. Pure.
+
+use std::collections::BTreeMap;
+
+use lb_common::abi::{Rotation, SLOTS_PER_PAGE, SlotPage};
+
+use super::ranges::Range;
+
+/// Fills the last page behind the end of a schedule. No rotation reaches it.
+const NO_BACKEND: u32 = u32::MAX;
+
+/// Pages that a schedule of `slots` slots takes.
+#[must_use]
+pub const fn pages_for(slots: u32) -> u32 {
+    slots.div_ceil(SLOTS_PER_PAGE)
+}
+
+/// The pages that a rotation refers to; none for an empty one.
+#[must_use]
+pub const fn pages_of(rotation: Rotation) -> Range {
+    Range {
+        first: rotation.base() / SLOTS_PER_PAGE,
+        len: pages_for(rotation.len()),
+    }
+}
+
+/// A schedule in pages.
+#[must_use]
+pub fn paginate(order: &[u32]) -> Vec<SlotPage> {
+    let page = |slots: &[u32]| {
+        let mut page = [NO_BACKEND; SLOTS_PER_PAGE as usize];
+        for (place, slot) in page.iter_mut().zip(slots) {
+            *place = *slot;
+        }
+        SlotPage(page)
+    };
+    order.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
+}
+
+/// The schedule that a rotation refers to; `None` when a page is missing.
+#[must_use]
+pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> Option<Vec<u32>> {
+    let Range { first, len } = pages_of(rotation);
+    let mut order = Vec::with_capacity(rotation.len() as usize);
+    for number in first..first.checked_add(len)? {
+        order.extend_from_slice(&pages.get(&number)?.0);
+    }
+    order.truncate(rotation.len() as usize);
+    Some(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_survives_pagination() {
+        for len in [0u32, 1, 63, 64, 65, 1000] {
+            let order: Vec<u32> = (0..len).map(|i| i % 7).collect();
+            let pages = paginate(&order);
+            assert_eq!(pages.len() as u32, pages_for(len));
+            let pages = (3..).zip(pages).collect();
+            assert_eq!(order_of(Rotation::new(3 * SLOTS_PER_PAGE, len), &pages), Some(order));
+        }
+        assert_eq!(order_of(Rotation::new(0, 1), &BTreeMap::new()), None);
+    }
+}
