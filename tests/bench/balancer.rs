@@ -11,7 +11,7 @@ use lb_common::{
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
-    datapath::{Datapath as _, KernelDatapath},
+    datapath::{Datapath as _, KernelDatapath, loader::Features},
     model::{self, Limits, Protocol, ServiceId, XdpMode},
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct PacketPath(pub(crate) KernelDatapath);
 impl PacketPath {
     /// Loads it with a configuration's limits.
     pub(crate) fn load(instance: &str, limits: Limits) -> Result<Self> {
-        Ok(Self(KernelDatapath::open(Path::new(BPFFS), instance, limits, 0)?))
+        Ok(Self(KernelDatapath::open(Path::new(BPFFS), instance, limits, Features::default())?))
     }
 }
 

@@ -80,7 +80,7 @@ const SCENARIOS: [Scenario; 5] = [
 pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
     let effort = if quick {
         Effort {
-            rounds: 7,
+            rounds: 5,
             frames: 500_000,
             nftables_frames: 200_000,
         }
