@@ -36,7 +36,12 @@ pub(crate) struct PacketPath(pub(crate) KernelDatapath);
 impl PacketPath {
     /// Loads it with a configuration's limits.
     pub(crate) fn load(instance: &str, limits: Limits) -> Result<Self> {
-        Ok(Self(KernelDatapath::open(Path::new(BPFFS), instance, limits, Features::default())?))
+        Ok(Self(KernelDatapath::open(
+            Path::new(BPFFS),
+            instance,
+            limits,
+            Features::default(),
+        )?))
     }
 }
 

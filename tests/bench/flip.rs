@@ -4,13 +4,11 @@
 use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
-use lb_common::{
-    abi::{Backend, BackendState, Link, Rotation},
-    schedule::SmoothWrr,
-};
+use lb_common::abi::{Backend, BackendState, Link, Rotation, SLOTS_PER_PAGE};
 use lb_userspace::{
     datapath::{Datapath as _, KernelDatapath},
     model::{Limits, Protocol},
+    plan::schedule::{MAX_SLOTS, turns},
 };
 
 use crate::{
@@ -82,15 +80,13 @@ fn flips(datapath: &mut KernelDatapath, weights: &[u32]) -> Result<Vec<f64>> {
 /// A schedule without the backend that is down, in the range that is not in use.
 fn publish(datapath: &mut KernelDatapath, weights: &[u32], down: u32, flip: u32) -> Result<()> {
     let (indices, left): (Vec<u32>, Vec<u32>) = (0..).zip(weights).filter(|(n, _)| *n != down).unzip();
-    let mut credit = vec![0; left.len()];
-    let period = usize::try_from(SmoothWrr::period(&left))?;
-    let slots: Vec<u32> = SmoothWrr::new(&left, &mut credit)
-        .take(period)
+    let slots: Vec<u32> = turns(&left, MAX_SLOTS)
+        .into_iter()
         .filter_map(|place| indices.get(place).copied())
         .collect();
-    let first = if flip % 2 == 0 { RANGES[0] } else { RANGES[1] };
+    let first = if flip.is_multiple_of(2) { RANGES[0] } else { RANGES[1] };
     datapath.write_pages(first, &pages(&slots))?;
-    let base = first * lb_common::abi::SLOTS_PER_PAGE;
+    let base = first * SLOTS_PER_PAGE;
     datapath.set_rotation(0, Rotation::new(base, u32::try_from(slots.len())?))?;
     Ok(())
 }

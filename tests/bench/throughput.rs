@@ -180,6 +180,7 @@ impl Contest {
                 void,
             );
         }
+        report.add("bare XDP_TX, program time", Unit::Nanoseconds, &times.tx, None, None);
         report.add(
             "bare XDP_REDIRECT, program time",
             Unit::Nanoseconds,
@@ -218,15 +219,16 @@ impl Contest {
         Ok((rates, lost))
     }
 
-    /// Time inside the programs, from the kernel's statistics, which add some 20 ns of their own.
+    /// Time inside the programs, from the kernel's statistics, which add their own, 20 ns and more: about what they say of
+    /// bare `XDP_TX`, which does nothing.
     fn times(&mut self, effort: Effort, runs: &mut Vec<Run>) -> Result<Times> {
         let _statistics = enable_stats(Stats::RunTime)?;
         let mut times = Times::default();
         for _ in 0..effort.rounds {
-            let before = self.redirect.info("bare_redirect")?;
-            self.redirect.send(effort.frames)?;
-            let after = self.redirect.info("bare_redirect")?;
-            times.redirect.push(time_per_run(&before, &after));
+            times.tx.push(bare_time(&mut self.tx, "bare_tx", effort)?);
+            times
+                .redirect
+                .push(bare_time(&mut self.redirect, "bare_redirect", effort)?);
             let before = self.balancer.info()?;
             runs.push(self.balancer.chain.send(effort.frames)?);
             times.balancer.push(time_per_run(&before, &self.balancer.info()?));
@@ -238,8 +240,15 @@ impl Contest {
 /// Nanoseconds per run, by round.
 #[derive(Default)]
 struct Times {
+    tx: Vec<f64>,
     redirect: Vec<f64>,
     balancer: Vec<f64>,
+}
+
+fn bare_time(chain: &mut Chain, program: &str, effort: Effort) -> Result<f64> {
+    let before = chain.info(program)?;
+    chain.send(effort.frames)?;
+    Ok(time_per_run(&before, &chain.info(program)?))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "well below 2^52 ns")]
