@@ -117,6 +117,9 @@ fn refresh<F: Family>(frame: Frame, key: &Key<F>, flow: &mut Flow<F::Addr>, phas
         return restore_twin::<F>(key, flow, &twin_key);
     };
     if !twin.rewrite.leads_to(key) {
+        if phase != Phase::CLOSING {
+            stats::count_closed(flow.backend);
+        }
         F::flows().remove(key);
         return false;
     }
@@ -233,7 +236,10 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
     if let Some(other) = F::flows().get(key)
         && !other.expires.passed(now)
     {
-        F::flows().remove(&new.reply_key);
+        // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
+        if other.rewrite.reply_key(key.protocol) != new.reply_key {
+            F::flows().remove(&new.reply_key);
+        }
         new.flow = *other;
         return Ok(());
     }

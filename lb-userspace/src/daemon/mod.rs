@@ -13,7 +13,7 @@ use crate::{
     api::{ApiError, ErrorKind, server},
     cli::RunArgs,
     config,
-    controller::{self, Deps, Inputs, Lock, Options, ports},
+    controller::{self, ControllerError, Deps, Inputs, Lock, Options, ports},
     datapath::{KernelDatapath, loader, maps},
     health::{self, HealthRunner},
     model::{Config, HealthTarget, Service},
@@ -44,15 +44,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
-    loader::check_capabilities()?;
-    let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| conflict(&e))?;
-    let listener = server::bind(&config.socket).map_err(|e| conflict(&e))?;
+    loader::check_capabilities().map_err(|e| refusal(e.kind(), &e))?;
+    let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
+    let listener = server::bind(&config.socket).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
     let (network, network_events) = network::start(KernelNetwork::start().await?);
     let features = loader::Features {
         log_level: args.datapath_log.level(),
         redirect_back: config.interfaces.iter().any(|i| network.is_veth(&i.name)),
     };
-    let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)?;
+    let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)
+        .map_err(|e| refusal(e.kind(), &e))?;
     if features.log_level > 0 {
         logs::follow(&mut datapath);
     }
@@ -83,12 +84,20 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     let result = controller::run(deps, options, inputs).await;
     // It ends when nobody receives requests any more, after the last replies have left.
     server.await?;
-    Ok(result?)
+    result.map_err(|e| refusal(kind(&e), &e).into())
 }
 
-fn conflict(error: &dyn std::error::Error) -> ApiError {
+const fn kind(error: &ControllerError) -> ErrorKind {
+    match error {
+        ControllerError::Datapath(error) => error.kind(),
+        ControllerError::Vips(_) => ErrorKind::Conflict,
+        ControllerError::Teardown(_) => ErrorKind::System,
+    }
+}
+
+fn refusal(kind: ErrorKind, error: &dyn std::error::Error) -> ApiError {
     ApiError {
-        kind: ErrorKind::Conflict,
+        kind,
         message: error.to_string(),
     }
 }

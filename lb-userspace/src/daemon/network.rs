@@ -1,8 +1,8 @@
 //! The kernel's network as the controller sees it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     controller::ports::{self, HopError, PlacedVip},
@@ -10,6 +10,9 @@ use crate::{
         CleanupScope, KernelNetwork, NetEvent, Network, NextHopError, RemoveVipOutcome, VipOutcome, pick_vip_interface,
     },
 };
+
+/// Between the end of the network's events and that of the controller, when the daemon ends.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Adapts [`KernelNetwork`] to [`ports::Network`].
 pub(super) struct Adapter(KernelNetwork);
@@ -26,6 +29,10 @@ pub(super) fn start(
                     return;
                 }
             }
+        }
+        // At the daemon's end the controller goes as well.
+        if timeout(GRACE, sender.closed()).await.is_ok() {
+            return;
         }
         tracing::error!("the kernel ceased to tell of changes in the network; restart lb to follow them again");
     });

@@ -28,7 +28,7 @@ use lb_common::{
 };
 
 use crate::{
-    api::MapReport,
+    api::{ErrorKind, MapReport},
     model::{ServiceId, XdpMode},
 };
 
@@ -183,6 +183,22 @@ pub enum DatapathError {
         /// The kernel's word, verifier log included where there is one.
         cause: String,
     },
+}
+
+impl DatapathError {
+    /// Its class, which the exit code follows.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoInterface(_) => ErrorKind::NotFound,
+            Self::InterfaceBusy { .. } | Self::AbiMismatch { .. } | Self::MapMismatch { .. } => ErrorKind::Conflict,
+            Self::NoNativeXdp { .. }
+            | Self::NoBpffs(_)
+            | Self::Capabilities(_)
+            | Self::Full { .. }
+            | Self::Kernel { .. } => ErrorKind::System,
+        }
+    }
 }
 
 /// The packet path. Every write is one or more map updates; which of them packets see when is said at each.

@@ -1,0 +1,173 @@
+//! Counters per backend, and the sweep that counts flows.
+
+use lb_common::{
+    flow::Tick,
+    net::{Be16, TCP},
+};
+use lb_userspace::{
+    datapath::{BackendCounters, Datapath as _},
+    model::Protocol,
+};
+
+use crate::{
+    frames::{ACK, FIN, SYN},
+    lab::{Case, Lab, Setup},
+};
+
+#[test]
+fn packets_bytes_and_flows_are_counted_exactly() {
+    let mut lab = Lab::new();
+    for case in Case::all() {
+        let service = lab.serve(
+            case,
+            &Setup {
+                backends: 1,
+                ..Setup::default()
+            },
+        );
+        let server = service.servers[0];
+        let mut expected = BackendCounters::default();
+        assert_eq!(lab.counters(server), expected);
+        for port in 0..5 {
+            let request = service.request(4000 + port);
+            let flow = lab.forward(&service, &request);
+            expected.opened += 1;
+            expected.packets_in += 1;
+            expected.bytes_in += request.bytes().len() as u64;
+            for size in [0, 700, 1400] {
+                let mut more = request.clone().payload(&vec![1; size]);
+                if case.protocol == Protocol::Tcp {
+                    more = more.flags(ACK);
+                }
+                lab.forward(&service, &more);
+                expected.packets_in += 1;
+                expected.bytes_in += more.bytes().len() as u64;
+                lab.answer(&service, &request, flow, ACK);
+                let reply = service.reply(&service.forwarded(&request, flow.0, flow.1), ACK);
+                expected.packets_out += 1;
+                expected.bytes_out += reply.bytes().len() as u64;
+            }
+        }
+        assert_eq!(lab.counters(server), expected, "{case:?}");
+        // What is not forwarded is not counted.
+        lab.run(&service.request(4000).with(|p| p.ttl = 1));
+        lab.run(&service.request(4000).payload(&[0; 1600]));
+        assert_eq!(lab.counters(server), expected, "{case:?}");
+        lab.datapath.clear_backend_counters(server.index).unwrap();
+        assert_eq!(lab.counters(server), BackendCounters::default());
+    }
+}
+
+#[test]
+fn the_sweep_counts_flows_by_backend() {
+    let mut lab = Lab::new();
+    let tcp = lab.serve(
+        Case::PLAIN,
+        &Setup {
+            backends: 2,
+            ..Setup::default()
+        },
+    );
+    let six = Case::all()
+        .into_iter()
+        .find(|case| case.family == crate::lab::Family::V6 && case.protocol == Protocol::Udp);
+    let udp = lab.serve(
+        six.unwrap(),
+        &Setup {
+            backends: 1,
+            ..Setup::default()
+        },
+    );
+    for port in 0..10 {
+        let request = tcp.request(4000 + port);
+        let flow = lab.forward(&tcp, &request);
+        if port < 2 {
+            lab.forward(&tcp, &request.clone().flags(FIN | ACK));
+            lab.answer(&tcp, &request, flow, FIN | ACK);
+        }
+        if port < 3 {
+            lab.forward(&udp, &udp.request(4000 + port));
+        }
+    }
+    let [a, b] = [tcp.servers[0].index, tcp.servers[1].index];
+    let c = udp.servers[0].index;
+    let sweep = lab.datapath.sweep().unwrap();
+    assert_eq!(sweep.flows, [10, 3]);
+    assert_eq!(sweep.present, [(a, 5), (b, 5), (c, 3)].into());
+    assert_eq!(
+        sweep.active,
+        [(a, 4), (b, 4), (c, 3)].into(),
+        "closing flows are not active"
+    );
+    assert_eq!(sweep.expired, 0);
+}
+
+/// Sets when the entries of a client port's flow expire, in ticks from now.
+fn expire(lab: &Lab, client_port: u16, ticks: i32) {
+    let expires = Tick(lab.datapath.now().0.wrapping_add_signed(ticks));
+    let mut table = lab.table_v4();
+    let entries: Vec<_> = table.iter().map(Result::unwrap).collect();
+    let port = Be16::new(client_port);
+    for (key, mut flow) in entries {
+        if key.protocol == TCP && (key.src_port == port || flow.rewrite.dst_port == port) {
+            flow.expires = expires;
+            table.insert(key, flow, 0).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_sweep_removes_what_expired_some_seconds_ago() {
+    let mut lab = Lab::new();
+    let service = lab.serve(
+        Case::PLAIN,
+        &Setup {
+            backends: 1,
+            ..Setup::default()
+        },
+    );
+    let requests = [4000, 4001, 4002].map(|port| service.request(port));
+    let flows = requests.clone().map(|request| lab.forward(&service, &request));
+    let server = service.servers[0].index;
+    assert_eq!(lab.table_v4().keys().count(), 6);
+    // The first is long gone; a packet may still be at work on the second.
+    expire(&lab, 4000, -10_000);
+    expire(&lab, 4001, -100);
+    let sweep = lab.datapath.sweep().unwrap();
+    assert_eq!((sweep.expired, sweep.flows), (1, [1, 0]));
+    assert_eq!(
+        (sweep.present.get(&server), sweep.active.get(&server)),
+        (Some(&1), Some(&1))
+    );
+    assert_eq!(lab.table_v4().keys().count(), 4, "both entries are gone");
+    let sweep = lab.datapath.sweep().unwrap();
+    assert_eq!((sweep.expired, sweep.flows), (0, [1, 0]), "counted once");
+    lab.answer(&service, &requests[2], flows[2], SYN | ACK);
+    for request in &requests[..2] {
+        assert_ne!(lab.forward(&service, request), flows[0]);
+    }
+    assert_eq!(lab.datapath.sweep().unwrap().flows, [3, 0]);
+}
+
+#[test]
+fn flows_are_listed_with_all_their_addresses() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms() {
+        let service = lab.serve(case, &Setup::default());
+        let request = service.request(4000);
+        let (server, source) = lab.forward(&service, &request);
+        let flows: Vec<_> = lab
+            .flows()
+            .into_iter()
+            .filter(|flow| flow.vip == service.vip && flow.backend_address == server.address)
+            .collect();
+        let [flow] = flows[..] else {
+            panic!("one flow, once: {flows:?}")
+        };
+        assert_eq!(
+            (flow.client, flow.source, flow.backend),
+            (request.from, source, server.index),
+            "{case:?}"
+        );
+    }
+}

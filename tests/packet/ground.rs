@@ -1,0 +1,91 @@
+//! The ground that a laboratory stands on: a namespace with interfaces, and a directory for pins.
+//!
+//! The namespace has no name and ends with the test's thread, crashed or not. Pins of crashed processes are removed by
+//! the next run.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use lb_userspace::{
+    datapath::{DatapathError, KernelDatapath, loader::LogLevel},
+    model::Limits,
+};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+
+/// Where BPF file systems are mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+/// What the tests' directories there are called, before a process id and a number.
+const PREFIX: &str = "lb-test-packet-";
+/// Interfaces with the packet path: two towards clients, one towards backends.
+pub(crate) const CLIENT_IF: &str = "client0";
+pub(crate) const OTHER_IF: &str = "client1";
+pub(crate) const BACKEND_IF: &str = "backend0";
+
+/// Map sizes: more flows than any test opens, since a small LRU table evicts early.
+pub(crate) const LIMITS: Limits = Limits {
+    flows_ipv4: 1 << 14,
+    flows_ipv6: 1 << 14,
+    services: 64,
+    backends: 128,
+};
+
+/// Opens the packet path of an instance in a directory.
+pub(crate) fn open(bpffs: &Path, limits: Limits) -> Result<KernelDatapath, DatapathError> {
+    open_logging(bpffs, limits, 0)
+}
+
+/// As [`open`], with a packet path that writes messages.
+pub(crate) fn open_logging(bpffs: &Path, limits: Limits, level: LogLevel) -> Result<KernelDatapath, DatapathError> {
+    KernelDatapath::open(bpffs, "packet", limits, level)
+}
+
+/// A directory below the BPF file system that no other test uses.
+pub(crate) fn directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = Path::new(BPFFS).join(format!("{PREFIX}{}-{number}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Removes the directories of test processes that are gone.
+pub(crate) fn remove_leftovers() {
+    for entry in fs::read_dir(BPFFS).expect("a BPF file system at /sys/fs/bpf").flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Moves this thread into a namespace of its own, with interfaces that no packet crosses by itself.
+pub(crate) fn namespace() -> BTreeMap<&'static str, u32> {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root");
+    // Neighbour discovery would count among the packets under test.
+    for scope in ["all", "default"] {
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
+    }
+    for name in [CLIENT_IF, OTHER_IF, BACKEND_IF] {
+        let far = format!("{name}-far");
+        ip(&["link", "add", name, "type", "veth", "peer", "name", &far]);
+        ip(&["link", "set", &far, "up"]);
+        ip(&["link", "set", name, "up"]);
+    }
+    [CLIENT_IF, OTHER_IF, BACKEND_IF]
+        .map(|name| (name, if_nametoindex(name).unwrap()))
+        .into()
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().expect("iproute2");
+    assert!(status.success(), "ip {}", arguments.join(" "));
+}

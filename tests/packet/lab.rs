@@ -1,0 +1,348 @@
+//! A packet path to test: an instance and a network namespace of its own, both gone when the test ends.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf};
+
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::Xdp,
+};
+use lb_common::{
+    abi::{Backend, BackendState, Flow, FlowKey, Link, Rotation, SLOTS_PER_PAGE, SlotPage},
+    net::{self, Addr4, Addr6, Be16, MacAddr},
+    reason::{DropReason, PassReason},
+};
+use lb_userspace::{
+    datapath::{BackendCounters, Datapath as _, FlowEntry, KernelDatapath},
+    model::{Protocol, XdpMode},
+};
+
+pub(crate) use crate::{
+    case::{Case, Family},
+    ground::{BACKEND_IF, CLIENT_IF, LIMITS, OTHER_IF, open, open_logging},
+    run::{Outcome, Verdict, assert_same, run},
+    service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, timeouts},
+};
+use crate::{
+    frames::{L4, Packet},
+    ground,
+};
+
+/// See the module.
+pub(crate) struct Lab {
+    pub(crate) datapath: KernelDatapath,
+    pub(crate) bpffs: PathBuf,
+    interfaces: BTreeMap<&'static str, u32>,
+    backends: BTreeMap<u32, Backend>,
+    services: u32,
+    pages: u32,
+    sources: u32,
+}
+
+impl Lab {
+    /// A packet path on three interfaces.
+    pub(crate) fn new() -> Self {
+        ground::remove_leftovers();
+        let interfaces = ground::namespace();
+        let bpffs = ground::directory();
+        let mut datapath = open(&bpffs, LIMITS).expect("root, and a BPF file system at /sys/fs/bpf");
+        for name in interfaces.keys() {
+            datapath.attach(name, XdpMode::Native).unwrap();
+        }
+        Self {
+            datapath,
+            bpffs,
+            interfaces,
+            backends: BTreeMap::new(),
+            services: 0,
+            pages: 0,
+            sources: 0,
+        }
+    }
+
+    /// The index of an interface.
+    pub(crate) fn ifindex(&self, name: &str) -> u32 {
+        self.interfaces[name]
+    }
+
+    /// A new service with equal backends.
+    pub(crate) fn serve(&mut self, case: Case, setup: &Setup) -> Service {
+        let index = self.services;
+        self.services += 1;
+        let number = u8::try_from(index).unwrap();
+        let vip = SocketAddr::new(case.ip(1, 1 + number), 8000 + u16::from(number));
+        let first_source = self.sources;
+        self.sources += setup.sources;
+        for place in 0..setup.sources {
+            let address = case.source(u8::try_from(place).unwrap());
+            self.datapath.set_source(first_source + place, address).unwrap();
+        }
+        let servers = (0..setup.backends)
+            .map(|number| {
+                let host = u8::try_from(number + 1).unwrap();
+                let server = Server {
+                    index: u32::try_from(self.backends.len()).unwrap(),
+                    address: SocketAddr::new(case.ip(20 + u8::try_from(index).unwrap(), host), 9000 + u16::from(host)),
+                    mac: [2, 0, 0, 0xbe, 0, host],
+                };
+                let arm = if case.one_arm { CLIENT_IF } else { BACKEND_IF };
+                let backend = Backend {
+                    address: net::to_any(server.address.ip()),
+                    port: Be16::new(server.address.port()),
+                    first_source_port: Be16::new(FIRST_PORT),
+                    source_ports: setup.source_ports,
+                    first_source,
+                    sources: setup.sources,
+                    link: Link {
+                        remote: MacAddr::new(server.mac),
+                        local: MacAddr::new(BACK_MAC),
+                        ifindex: self.ifindex(arm),
+                    },
+                    mtu: setup.mtu,
+                    service: index,
+                    timeouts: setup.timeouts,
+                    state: BackendState::UP,
+                    on_down: setup.on_down,
+                    mode: case.mode,
+                    protocol: if case.protocol == Protocol::Tcp {
+                        net::TCP
+                    } else {
+                        net::UDP
+                    },
+                    family: if case.family == Family::V4 { 4 } else { 6 },
+                    pad: [0; 3],
+                };
+                self.backends.insert(server.index, backend);
+                self.datapath.set_backend(server.index, backend).unwrap();
+                server
+            })
+            .collect::<Vec<_>>();
+        let service = Service {
+            case,
+            index,
+            vip,
+            servers,
+        };
+        self.schedule(
+            &service,
+            &service.servers.iter().map(|server| server.index).collect::<Vec<_>>(),
+        );
+        self.datapath.set_service(service.id(), index).unwrap();
+        service
+    }
+
+    /// Gives a service another schedule, of these backend indices, in pages not used before.
+    pub(crate) fn schedule(&mut self, service: &Service, slots: &[u32]) {
+        let base = self.pages * SLOTS_PER_PAGE;
+        let pages: Vec<_> = slots
+            .chunks(SLOTS_PER_PAGE as usize)
+            .map(|chunk| {
+                let mut page = SlotPage([u32::MAX; SLOTS_PER_PAGE as usize]);
+                page.0[..chunk.len()].copy_from_slice(chunk);
+                page
+            })
+            .collect();
+        self.datapath.write_pages(self.pages, &pages).unwrap();
+        self.pages += u32::try_from(pages.len()).unwrap();
+        let rotation = Rotation::new(base, u32::try_from(slots.len()).unwrap());
+        self.datapath.set_rotation(service.index, rotation).unwrap();
+    }
+
+    /// Publishes a changed backend.
+    pub(crate) fn change(&mut self, server: Server, change: impl FnOnce(&mut Backend)) {
+        let backend = self.backends.get_mut(&server.index).unwrap();
+        change(backend);
+        self.datapath.set_backend(server.index, *backend).unwrap();
+    }
+
+    /// One packet in by an interface.
+    pub(crate) fn run_on(&mut self, interface: &str, frame: &[u8]) -> Outcome {
+        let ifindex = self.ifindex(interface);
+        run(self.program(), ifindex, &[], frame)
+    }
+
+    /// One packet in from the clients' side.
+    pub(crate) fn run(&mut self, packet: &Packet) -> Outcome {
+        self.run_on(CLIENT_IF, &packet.bytes())
+    }
+
+    /// One packet in from the servers' side.
+    pub(crate) fn run_reply(&mut self, case: Case, packet: &Packet) -> Outcome {
+        let interface = if case.one_arm { CLIENT_IF } else { BACKEND_IF };
+        self.run_on(interface, &packet.bytes())
+    }
+
+    /// The program, to run it on other threads.
+    pub(crate) fn program(&mut self) -> &Xdp {
+        self.datapath.program().unwrap()
+    }
+
+    /// Sends a packet that must be forwarded as its flow says, checks every byte of it, and says to whom, from where.
+    #[track_caller]
+    pub(crate) fn forward(&mut self, service: &Service, packet: &Packet) -> (Server, SocketAddr) {
+        let out = self.run(packet);
+        let expected = if service.case.one_arm {
+            Verdict::Tx
+        } else {
+            Verdict::Redirect
+        };
+        assert_eq!(
+            out.verdict,
+            expected,
+            "{packet:?}\nreasons so far: {:?}",
+            self.reasons()
+        );
+        let (server, source) = (service.server_of(&out.frame), crate::frames::source(&out.frame));
+        assert_same(&out.frame, &service.forwarded(packet, server, source));
+        (server, source)
+    }
+
+    /// Sends a server's answer to a forwarded packet, which must reach the client of `request`.
+    #[track_caller]
+    pub(crate) fn answer(
+        &mut self,
+        service: &Service,
+        request: &Packet,
+        (server, source): (Server, SocketAddr),
+        flags: u8,
+    ) {
+        let reply = service.reply(&service.forwarded(request, server, source), flags);
+        let out = self.run_reply(service.case, &reply);
+        let expected = if service.case.one_arm {
+            Verdict::Tx
+        } else {
+            Verdict::Redirect
+        };
+        assert_eq!(out.verdict, expected, "{reply:?}");
+        assert_same(&out.frame, &service.answered(&reply, request));
+    }
+
+    /// Sends a TCP packet that must be answered with RST, and checks every byte of that.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, packet: &Packet, reason: DropReason) {
+        let before = self.dropped(reason);
+        let out = self.run(packet);
+        assert_eq!(out.verdict, Verdict::Tx, "{packet:?}");
+        assert_same(&out.frame, &packet.reset());
+        assert_eq!(out.frame.len(), if packet.from.is_ipv4() { 54 } else { 74 });
+        assert_eq!(
+            self.dropped(reason),
+            before + 1,
+            "{}: {:?}",
+            reason.as_str(),
+            self.reasons()
+        );
+    }
+
+    /// Sends a packet that must be dropped without an answer.
+    #[track_caller]
+    pub(crate) fn ignored(&mut self, packet: &Packet, reason: DropReason) {
+        let before = self.dropped(reason);
+        let out = self.run(packet);
+        assert_eq!(out.verdict, Verdict::Drop, "{packet:?}\n{:?}", self.reasons());
+        assert_eq!(
+            self.dropped(reason),
+            before + 1,
+            "{}: {:?}",
+            reason.as_str(),
+            self.reasons()
+        );
+    }
+
+    /// Sends a frame that must reach the kernel as it came.
+    #[track_caller]
+    pub(crate) fn untouched(&mut self, frame: &[u8], reason: PassReason) {
+        let before = self.passed(reason);
+        let out = self.run_on(CLIENT_IF, frame);
+        assert_eq!(
+            (out.verdict, &out.frame[..]),
+            (Verdict::Pass, frame),
+            "{:?}",
+            self.reasons()
+        );
+        assert_eq!(
+            self.passed(reason),
+            before + 1,
+            "{}: {:?}",
+            reason.as_str(),
+            self.reasons()
+        );
+    }
+
+    /// A packet that opens no flow must be refused as its protocol allows.
+    #[track_caller]
+    pub(crate) fn turned_away(&mut self, packet: &Packet, reason: DropReason) {
+        match packet.l4 {
+            L4::Tcp(_) => self.refused(packet, reason),
+            L4::Udp(_) => self.ignored(packet, reason),
+        }
+    }
+
+    /// Packets that left for a reason so far.
+    pub(crate) fn passed(&self, reason: PassReason) -> u64 {
+        self.datapath.reasons().unwrap()[reason.counter() as usize]
+    }
+
+    /// Packets that left for a reason so far.
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.datapath.reasons().unwrap()[reason.counter() as usize]
+    }
+
+    /// Names and packets of every reason that packets left for so far.
+    pub(crate) fn reasons(&self) -> Vec<(&'static str, u64)> {
+        let names = PassReason::ALL
+            .iter()
+            .map(|r| r.as_str())
+            .chain(DropReason::ALL.iter().map(|r| r.as_str()));
+        names
+            .zip(self.datapath.reasons().unwrap())
+            .filter(|(_, packets)| *packets > 0)
+            .collect()
+    }
+
+    /// A server's counters.
+    pub(crate) fn counters(&self, server: Server) -> BackendCounters {
+        self.datapath.backend_counters(server.index).unwrap()
+    }
+
+    /// All flows.
+    pub(crate) fn flows(&self) -> Vec<FlowEntry> {
+        let mut flows = Vec::new();
+        self.datapath.for_each_flow(&mut |flow| flows.push(*flow)).unwrap();
+        flows
+    }
+
+    /// The phase of the one flow of a client's packets.
+    #[track_caller]
+    pub(crate) fn phase(&self, request: &Packet) -> &'static str {
+        let flows = self.flows();
+        let mut of_client = flows
+            .iter()
+            .filter(|flow| flow.client == request.from && flow.vip == request.to);
+        let phase = of_client.next().expect("a flow").phase.as_str();
+        assert!(of_client.next().is_none(), "one flow");
+        phase
+    }
+
+    /// The IPv4 flow table, as pinned.
+    pub(crate) fn table_v4(&self) -> HashMap<MapData, FlowKey<Addr4>, Flow<Addr4>> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("FLOWS_V4")).unwrap())).unwrap()
+    }
+
+    /// The IPv6 flow table, as pinned.
+    pub(crate) fn table_v6(&self) -> HashMap<MapData, FlowKey<Addr6>, Flow<Addr6>> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("FLOWS_V6")).unwrap())).unwrap()
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn pin(&self, map: &str) -> PathBuf {
+        self.bpffs
+            .join(format!("lb/packet/v{}/maps/{map}", lb_common::abi::ABI_VERSION))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.datapath.destroy();
+        let _ = fs::remove_dir_all(&self.bpffs);
+    }
+}

@@ -1,0 +1,256 @@
+//! The life of a flow: TCP phases, timeouts, and what comes after its end.
+
+use std::{thread::sleep, time::Duration};
+
+use lb_common::{
+    flow::Timeouts,
+    reason::{DropReason, PassReason},
+};
+use lb_userspace::{datapath::Datapath as _, model::Protocol};
+
+use crate::{
+    frames::{ACK, FIN, Packet, RST, SYN},
+    lab::{BACKEND_IF, Case, Lab, Server, Service, Setup, timeouts},
+};
+
+/// Timeouts in ticks that tell each phase by its own.
+const DISTINCT: Timeouts = Timeouts {
+    syn: 100_000,
+    established: 200_000,
+    closing: 50_000,
+    udp: 70_000,
+};
+
+/// A connection, and its way to the backend.
+struct Connection {
+    service: Service,
+    request: Packet,
+    flow: (Server, std::net::SocketAddr),
+}
+
+impl Connection {
+    fn open(lab: &mut Lab, case: Case, timeouts: Timeouts) -> Self {
+        let service = lab.serve(
+            case,
+            &Setup {
+                timeouts,
+                ..Setup::default()
+            },
+        );
+        let request = service.request(4000);
+        let flow = lab.forward(&service, &request);
+        Self { service, request, flow }
+    }
+
+    #[track_caller]
+    fn client(&self, lab: &mut Lab, flags: u8) -> &'static str {
+        assert_eq!(
+            lab.forward(&self.service, &self.request.clone().flags(flags)),
+            self.flow
+        );
+        lab.phase(&self.request)
+    }
+
+    #[track_caller]
+    fn backend(&self, lab: &mut Lab, flags: u8) -> &'static str {
+        lab.answer(&self.service, &self.request, self.flow, flags);
+        lab.phase(&self.request)
+    }
+}
+
+#[test]
+fn a_connection_opens_and_closes() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        assert_eq!(lab.phase(&tcp.request), "syn-seen");
+        assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-seen");
+        assert_eq!(tcp.client(&mut lab, ACK), "established");
+        assert_eq!(tcp.backend(&mut lab, ACK), "established");
+        assert_eq!(tcp.client(&mut lab, FIN | ACK), "client-fin");
+        assert_eq!(tcp.client(&mut lab, FIN | ACK), "client-fin", "retransmitted");
+        assert_eq!(tcp.backend(&mut lab, ACK), "client-fin", "the backend goes on sending");
+        assert_eq!(tcp.backend(&mut lab, FIN | ACK), "closing");
+        assert_eq!(tcp.client(&mut lab, ACK), "closing");
+        assert_eq!(lab.counters(tcp.flow.0).closed, 1, "counted once");
+    }
+}
+
+#[test]
+fn a_backend_may_finish_first() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        tcp.client(&mut lab, ACK);
+        assert_eq!(tcp.backend(&mut lab, FIN | ACK), "backend-fin");
+        assert_eq!(tcp.client(&mut lab, ACK), "backend-fin");
+        assert_eq!(tcp.client(&mut lab, FIN | ACK), "closing");
+    }
+}
+
+#[test]
+fn a_reset_from_either_side_closes() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        assert_eq!(tcp.client(&mut lab, ACK), "established");
+        assert_eq!(tcp.client(&mut lab, RST), "closing");
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        assert_eq!(tcp.backend(&mut lab, RST | ACK), "closing", "connection refused");
+        assert_eq!(lab.counters(tcp.flow.0).closed, 1);
+    }
+}
+
+#[test]
+fn both_entries_get_the_timeout_of_their_phase() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        let expect = |lab: &mut Lab, timeout: u32| {
+            let now = lab.datapath.now();
+            let flow = lab
+                .flows()
+                .into_iter()
+                .find(|flow| flow.client == tcp.request.from && flow.vip == tcp.request.to);
+            let left = flow.unwrap().expires.remaining(now);
+            let timeout = i32::try_from(timeout).unwrap();
+            assert!(left <= timeout && left > timeout - 10_000, "{left} of {timeout}");
+            // The reply's entry carries the flow alone.
+            tcp.backend(lab, ACK);
+        };
+        expect(&mut lab, DISTINCT.syn);
+        tcp.client(&mut lab, ACK);
+        expect(&mut lab, DISTINCT.established);
+        tcp.client(&mut lab, FIN | ACK);
+        expect(&mut lab, DISTINCT.established);
+        tcp.backend(&mut lab, FIN | ACK);
+        expect(&mut lab, DISTINCT.closing);
+    }
+}
+
+#[test]
+fn a_fresh_syn_on_a_closing_flow_opens_a_new_one() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        tcp.client(&mut lab, ACK);
+        tcp.client(&mut lab, FIN | ACK);
+        tcp.backend(&mut lab, FIN | ACK);
+        let again = lab.forward(&tcp.service, &tcp.request);
+        assert_ne!(again, tcp.flow, "another turn, another source port");
+        assert_eq!(lab.phase(&tcp.request), "syn-seen");
+        lab.answer(&tcp.service, &tcp.request, again, SYN | ACK);
+        let opened: u64 = tcp
+            .service
+            .servers
+            .iter()
+            .map(|server| lab.counters(*server).opened)
+            .sum();
+        let closed: u64 = tcp
+            .service
+            .servers
+            .iter()
+            .map(|server| lab.counters(*server).closed)
+            .sum();
+        assert_eq!((opened, closed), (2, 1), "{case:?}");
+        // What the old connection's backend still sends is nobody's now.
+        let stale = tcp
+            .service
+            .reply(&tcp.service.forwarded(&tcp.request, tcp.flow.0, tcp.flow.1), ACK)
+            .bytes();
+        let before = lab.passed(PassReason::NotAService);
+        let out = lab.run_on(BACKEND_IF, &stale);
+        assert_eq!((out.frame, lab.passed(PassReason::NotAService)), (stale, before + 1));
+    }
+}
+
+#[test]
+fn a_syn_on_a_half_closed_or_live_flow_does_not_replace_it() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        tcp.client(&mut lab, ACK);
+        assert_eq!(tcp.client(&mut lab, SYN), "established");
+        tcp.backend(&mut lab, FIN | ACK);
+        assert_eq!(tcp.client(&mut lab, SYN), "backend-fin");
+    }
+}
+
+#[test]
+fn an_expired_connection_is_reset_and_replaced_by_a_syn() {
+    let mut lab = Lab::new();
+    for case in Case::tcp() {
+        let tcp = Connection::open(&mut lab, case, timeouts(20));
+        sleep(Duration::from_millis(60));
+        lab.refused(&tcp.request.clone().flags(ACK), DropReason::NoFlow);
+        assert!(
+            lab.flows().iter().all(|flow| flow.vip != tcp.service.vip),
+            "an expired flow is no flow"
+        );
+        let stale = tcp
+            .service
+            .reply(&tcp.service.forwarded(&tcp.request, tcp.flow.0, tcp.flow.1), ACK)
+            .bytes();
+        let out = lab.run_on(BACKEND_IF, &stale);
+        assert_eq!(out.frame, stale, "a reply of an expired flow is the kernel's");
+        for server in &tcp.service.servers {
+            lab.change(*server, |backend| backend.timeouts = DISTINCT);
+        }
+        let again = lab.forward(&tcp.service, &tcp.request);
+        assert_ne!(again, tcp.flow, "{case:?}");
+        lab.answer(&tcp.service, &tcp.request, again, SYN | ACK);
+        assert_eq!(lab.phase(&tcp.request), "syn-seen");
+    }
+}
+
+#[test]
+fn an_expired_udp_flow_is_decided_anew() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms()
+        .into_iter()
+        .filter(|case| case.protocol == Protocol::Udp)
+    {
+        let service = lab.serve(
+            case,
+            &Setup {
+                timeouts: timeouts(100),
+                ..Setup::default()
+            },
+        );
+        let request = service.request(4000);
+        let flow = lab.forward(&service, &request);
+        assert_eq!(lab.phase(&request), "udp");
+        sleep(Duration::from_millis(150));
+        let again = lab.forward(&service, &request);
+        assert_ne!(again.0, flow.0, "{case:?}");
+        lab.answer(&service, &request, again, 0);
+    }
+}
+
+#[test]
+fn traffic_in_either_direction_keeps_a_flow_alive() {
+    let mut lab = Lab::new();
+    let setup = Setup {
+        timeouts: timeouts(900),
+        ..Setup::default()
+    };
+    let flows: Vec<_> = [Case::PLAIN, Case::UDP]
+        .into_iter()
+        .map(|case| {
+            let service = lab.serve(case, &setup);
+            let (one, other) = (service.request(4000), service.request(4001));
+            let flows = (lab.forward(&service, &one), lab.forward(&service, &other));
+            (service, (one, flows.0), (other, flows.1))
+        })
+        .collect();
+    for _ in 0..6 {
+        sleep(Duration::from_millis(300));
+        for (service, (one, one_flow), (other, other_flow)) in &flows {
+            assert_eq!(lab.forward(service, one), *one_flow);
+            lab.answer(service, other, *other_flow, ACK);
+        }
+    }
+    for (service, _, (other, other_flow)) in &flows {
+        assert_eq!(lab.forward(service, other), *other_flow, "replies alone kept it");
+    }
+}

@@ -1,0 +1,31 @@
+//! Packets through the packet path, in the kernel, without a wire: BPF_PROG_TEST_RUN.
+//!
+//! Each test has an instance and a network namespace of its own ([`lab`]), says what goes in as a [`frames::Packet`],
+//! and compares what comes out byte for byte with the packet that it expects, whose checksums are computed from
+//! nothing. They need root.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod adoption;
+mod balance;
+mod case;
+mod counters;
+mod down;
+mod forward;
+mod frames;
+mod garbage;
+mod ground;
+mod lab;
+mod lifetime;
+mod links;
+mod ports;
+mod random;
+mod reasons;
+mod run;
+mod service;
+mod twins;

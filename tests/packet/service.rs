@@ -1,0 +1,174 @@
+//! A service under test: what it is made of, and its packets on both sides.
+
+use std::net::SocketAddr;
+
+use lb_common::{abi::OnDown, flow::Timeouts};
+use lb_userspace::model::{Protocol, ServiceId};
+
+use crate::{
+    case::Case,
+    frames::{L4, Mac, Packet, SYN, Tcp, UdpChecksum},
+};
+
+/// The client's.
+pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0xc1, 1];
+/// Ours on the clients' side.
+pub(crate) const FRONT_MAC: Mac = [2, 0, 0, 0, 0xf0, 1];
+/// Ours on the backends' side.
+pub(crate) const BACK_MAC: Mac = [2, 0, 0, 0, 0xb0, 1];
+
+/// First source port of `full-nat`.
+pub(crate) const FIRST_PORT: u16 = 20_000;
+/// Ticks that no test lives to see: about nine minutes.
+pub(crate) const LONG: u32 = 1 << 19;
+
+/// A backend of a [`Service`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) index: u32,
+    pub(crate) address: SocketAddr,
+    pub(crate) mac: Mac,
+}
+
+/// A service under test.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) case: Case,
+    pub(crate) index: u32,
+    pub(crate) vip: SocketAddr,
+    pub(crate) servers: Vec<Server>,
+}
+
+impl Service {
+    /// Its identity.
+    pub(crate) fn id(&self) -> ServiceId {
+        ServiceId {
+            vip: self.vip,
+            protocol: self.case.protocol,
+        }
+    }
+
+    /// A packet of a client that opens a flow, from a client port, with nothing left at its default.
+    pub(crate) fn request(&self, port: u16) -> Packet {
+        let l4 = match self.case.protocol {
+            Protocol::Tcp => L4::Tcp(Tcp {
+                flags: SYN,
+                seq: 0x0102_0304,
+                ack: 0,
+                window: 0xfaf0,
+                urgent: 0,
+                options: vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7],
+            }),
+            Protocol::Udp => L4::Udp(UdpChecksum::Computed),
+        };
+        Packet {
+            src_mac: CLIENT_MAC,
+            dst_mac: FRONT_MAC,
+            from: self.case.client(port),
+            to: self.vip,
+            ttl: 61,
+            tos: 0b1011_1001,
+            id: 0xbeef,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ip_options: Vec::new(),
+            l4,
+            payload: b"odd length".iter().copied().chain([port as u8]).collect(),
+            trailer: Vec::new(),
+        }
+    }
+
+    /// What a request must look like towards a server.
+    pub(crate) fn forwarded(&self, request: &Packet, server: Server, source: SocketAddr) -> Packet {
+        Packet {
+            src_mac: BACK_MAC,
+            dst_mac: server.mac,
+            from: source,
+            to: server.address,
+            ttl: request.ttl - 1,
+            ..request.clone()
+        }
+    }
+
+    /// What a server answers to a forwarded request.
+    pub(crate) fn reply(&self, forwarded: &Packet, flags: u8) -> Packet {
+        let mut reply = Packet {
+            src_mac: forwarded.dst_mac,
+            dst_mac: forwarded.src_mac,
+            from: forwarded.to,
+            to: forwarded.from,
+            ttl: 64,
+            tos: 0x02,
+            id: 0x0042,
+            payload: b"answer!".to_vec(),
+            ..forwarded.clone()
+        };
+        if let L4::Tcp(tcp) = &mut reply.l4 {
+            tcp.flags = flags;
+            (tcp.seq, tcp.ack) = (0xfeed_beef, 0x0102_0305);
+        }
+        reply
+    }
+
+    /// What that answer must look like towards the client who sent `request`.
+    pub(crate) fn answered(&self, reply: &Packet, request: &Packet) -> Packet {
+        Packet {
+            src_mac: request.dst_mac,
+            dst_mac: request.src_mac,
+            from: request.to,
+            to: request.from,
+            ttl: reply.ttl - 1,
+            ..reply.clone()
+        }
+    }
+
+    /// The server that a frame was sent to.
+    pub(crate) fn server_of(&self, frame: &[u8]) -> Server {
+        let to = crate::frames::destination(frame);
+        *self
+            .servers
+            .iter()
+            .find(|server| server.address == to)
+            .unwrap_or_else(|| panic!("{to} is no server"))
+    }
+}
+
+/// What a service is made of, beside its case.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) backends: u32,
+    pub(crate) sources: u32,
+    pub(crate) source_ports: u32,
+    pub(crate) on_down: OnDown,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) mtu: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            backends: 2,
+            sources: 2,
+            source_ports: 100,
+            on_down: OnDown::RESET,
+            timeouts: Timeouts {
+                syn: LONG,
+                established: LONG,
+                closing: LONG,
+                udp: LONG,
+            },
+            mtu: 1500,
+        }
+    }
+}
+
+/// The same idle timeout in every phase, in ticks.
+pub(crate) const fn timeouts(ticks: u32) -> Timeouts {
+    Timeouts {
+        syn: ticks,
+        established: ticks,
+        closing: ticks,
+        udp: ticks,
+    }
+}

@@ -1,0 +1,188 @@
+//! A flow's two entries, when one is lost: the table evicts what was not used for long, entry by entry.
+
+use std::{net::SocketAddr, thread::sleep, time::Duration};
+
+use lb_common::{
+    abi::FlowKey,
+    net::{self, Addr4, Addr6, Be16},
+    reason::{DropReason, PassReason},
+};
+use lb_userspace::model::Protocol;
+
+use crate::{
+    frames::{ACK, Packet, SYN},
+    lab::{BACKEND_IF, Case, Lab, Server, Service, Setup, Verdict, timeouts},
+};
+
+/// What a flow's entries are found by.
+struct Ends {
+    from: SocketAddr,
+    to: SocketAddr,
+    protocol: u8,
+}
+
+impl Ends {
+    fn new(service: &Service, from: SocketAddr, to: SocketAddr) -> Self {
+        let protocol = if service.case.protocol == Protocol::Tcp {
+            net::TCP
+        } else {
+            net::UDP
+        };
+        Self { from, to, protocol }
+    }
+
+    /// The entry of the client's packets.
+    fn request(service: &Service, request: &Packet) -> Self {
+        Self::new(service, request.from, request.to)
+    }
+
+    /// The entry of the replies.
+    fn reply(service: &Service, (server, source): (Server, SocketAddr)) -> Self {
+        Self::new(service, server.address, source)
+    }
+
+    fn v4(&self) -> Option<FlowKey<Addr4>> {
+        let (SocketAddr::V4(from), SocketAddr::V4(to)) = (self.from, self.to) else {
+            return None;
+        };
+        let end = |at: std::net::SocketAddrV4| (Addr4::from(*at.ip()), Be16::new(at.port()));
+        Some(FlowKey::new(end(from), end(to), self.protocol))
+    }
+
+    fn v6(&self) -> Option<FlowKey<Addr6>> {
+        let (SocketAddr::V6(from), SocketAddr::V6(to)) = (self.from, self.to) else {
+            return None;
+        };
+        let end = |at: std::net::SocketAddrV6| (Addr6::from(*at.ip()), Be16::new(at.port()));
+        Some(FlowKey::new(end(from), end(to), self.protocol))
+    }
+
+    /// Removes the entry, as an eviction does.
+    fn evict(&self, lab: &Lab) {
+        match (self.v4(), self.v6()) {
+            (Some(key), _) => lab.table_v4().remove(&key).unwrap(),
+            (_, Some(key)) => lab.table_v6().remove(&key).unwrap(),
+            _ => panic!("mixed families"),
+        }
+    }
+
+    fn exists(&self, lab: &Lab) -> bool {
+        match (self.v4(), self.v6()) {
+            (Some(key), _) => lab.table_v4().get(&key, 0).is_ok(),
+            (_, Some(key)) => lab.table_v6().get(&key, 0).is_ok(),
+            _ => panic!("mixed families"),
+        }
+    }
+
+    /// Gives the entry to a client with another port, as if its source port had been given away.
+    fn give_away(&self, lab: &Lab) {
+        match (self.v4(), self.v6()) {
+            (Some(key), _) => {
+                let mut flow = lab.table_v4().get(&key, 0).unwrap();
+                flow.rewrite.dst_port = Be16::new(1);
+                lab.table_v4().insert(key, flow, 0).unwrap();
+            }
+            (_, Some(key)) => {
+                let mut flow = lab.table_v6().get(&key, 0).unwrap();
+                flow.rewrite.dst_port = Be16::new(1);
+                lab.table_v6().insert(key, flow, 0).unwrap();
+            }
+            _ => panic!("mixed families"),
+        }
+    }
+}
+
+#[test]
+fn a_lost_reply_entry_is_restored_by_the_clients_next_step() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms() {
+        let service = lab.serve(case, &Setup::default());
+        let request = service.request(4000);
+        let flow = lab.forward(&service, &request);
+        let reply = Ends::reply(&service, flow);
+        reply.evict(&lab);
+        // A new phase, or for UDP a new link, is written at once.
+        let next = if case.protocol == Protocol::Tcp {
+            request.clone().flags(ACK)
+        } else {
+            request.clone().with(|p| p.src_mac[5] = 99)
+        };
+        assert_eq!(lab.forward(&service, &next), flow);
+        assert!(reply.exists(&lab), "{case:?}");
+        lab.answer(&service, &next, flow, SYN | ACK);
+    }
+}
+
+#[test]
+fn a_lost_entry_is_restored_when_a_refresh_is_due() {
+    let mut lab = Lab::new();
+    let setup = Setup {
+        timeouts: timeouts(1600),
+        ..Setup::default()
+    };
+    let mut flows = Vec::new();
+    for case in Case::two_arms() {
+        let service = lab.serve(case, &setup);
+        let (one, other) = (service.request(4000), service.request(4001));
+        let (one_flow, other_flow) = (lab.forward(&service, &one), lab.forward(&service, &other));
+        Ends::reply(&service, one_flow).evict(&lab);
+        Ends::request(&service, &other).evict(&lab);
+        flows.push((service, (one, one_flow), (other, other_flow)));
+    }
+    sleep(Duration::from_millis(300));
+    for (service, (one, one_flow), (other, other_flow)) in &flows {
+        assert_eq!(lab.forward(service, one), *one_flow);
+        lab.answer(service, one, *one_flow, SYN | ACK);
+        lab.answer(service, other, *other_flow, SYN | ACK);
+        assert_eq!(lab.forward(service, other), *other_flow, "restored by the reply");
+    }
+}
+
+#[test]
+fn a_flow_whose_source_port_was_given_away_ends() {
+    let mut lab = Lab::new();
+    for case in Case::full_nat() {
+        let service = lab.serve(case, &Setup::default());
+        let request = service.request(4000);
+        let flow = lab.forward(&service, &request);
+        let reply = Ends::reply(&service, flow);
+        reply.give_away(&lab);
+        if case.protocol == Protocol::Tcp {
+            lab.refused(&request.clone().flags(ACK), DropReason::NoFlow);
+        } else {
+            let again = lab.forward(&service, &request.clone().with(|p| p.src_mac[5] = 99));
+            assert_ne!(again, flow, "{case:?}");
+        }
+        assert!(reply.exists(&lab), "the new owner keeps it");
+        assert_eq!(lab.counters(flow.0).closed, 1, "{case:?}");
+    }
+}
+
+/// What a reply finds when the client's entry is another flow's: the server's packet is nobody's.
+#[test]
+fn a_reply_entry_whose_client_has_another_flow_ends() {
+    let mut lab = Lab::new();
+    for case in Case::full_nat() {
+        let service = lab.serve(
+            case,
+            &Setup {
+                timeouts: timeouts(1600),
+                ..Setup::default()
+            },
+        );
+        let request = service.request(4000);
+        let old = lab.forward(&service, &request);
+        // The client's entry is lost, and its next first packet opens another flow.
+        Ends::request(&service, &request).evict(&lab);
+        let new = lab.forward(&service, &request);
+        assert_ne!(new, old);
+        sleep(Duration::from_millis(300));
+        let stale = service.reply(&service.forwarded(&request, old.0, old.1), ACK).bytes();
+        let before = lab.passed(PassReason::NotAService);
+        let out = lab.run_on(BACKEND_IF, &stale);
+        assert_eq!((out.verdict, out.frame), (Verdict::Pass, stale), "{case:?}");
+        assert_eq!(lab.passed(PassReason::NotAService), before + 1);
+        lab.answer(&service, &request, new, SYN | ACK);
+        assert!(!Ends::reply(&service, old).exists(&lab));
+    }
+}
