@@ -237,7 +237,7 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
         && !other.expires.passed(now)
     {
         // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
-        if other.rewrite.reply_key(key.protocol) != new.reply_key {
+        if other.rewrite.reply_key(key.protocol()) != new.reply_key {
             F::flows().remove(&new.reply_key);
         }
         new.flow = *other;
