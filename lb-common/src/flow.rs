@@ -129,6 +129,9 @@ impl Phase {
                 Direction::TO_BACKEND if flags.any(TcpFlags::ACK) && !flags.any(TcpFlags::SYN) => Self::ESTABLISHED,
                 _ => self,
             },
+            // A client that gets the acknowledgement of an older connection through the same ports (its server is in
+            // TIME-WAIT) answers with RST and repeats its SYN: the handshake goes on (RFC 9293, section 3.10.7.3).
+            Self::SYN_SEEN if flags.any(TcpFlags::RST) && matches!(direction, Direction::TO_BACKEND) => self,
             _ if !flags.any(ENDS) => self,
             _ if flags.any(TcpFlags::RST) => Self::CLOSING,
             _ => match (self, direction) {
@@ -236,6 +239,14 @@ mod tests {
             Phase::CLOSING
         );
         assert_eq!(walk(&[(BACKEND, F::RST | F::ACK)]), Phase::CLOSING);
+    }
+
+    #[test]
+    fn a_handshake_survives_the_leftovers_of_an_older_connection() {
+        use TcpFlags as F;
+        let challenged = [(BACKEND, F::ACK), (CLIENT, F::RST), (CLIENT, F::SYN)];
+        assert_eq!(walk(&challenged), Phase::SYN_SEEN);
+        assert_eq!(walk(&[(CLIENT, F::ACK), (CLIENT, F::RST)]), Phase::CLOSING);
     }
 
     #[test]

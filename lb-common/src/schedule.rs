@@ -2,6 +2,8 @@
 //!
 //! A schedule is a sequence of backends in the slot arena; round-robin walks it with one atomic cursor per service.
 
+use crate::net::{AnyAddr, Be16};
+
 /// Which slot of a schedule of `len` slots the `ticket`-th new flow takes. The caller sees to it that `len` is not zero.
 #[inline(always)]
 #[must_use]
@@ -13,6 +15,21 @@ pub const fn round_robin(ticket: u64, len: u32) -> u32 {
             None => 0,
         },
     }
+}
+
+/// How many source-port cursors there are.
+pub const SOURCE_CURSORS: u32 = 1 << 12;
+
+/// The cursor that hands out source ports towards a server. Services that share the server share the cursor, so that a
+/// port rests as long as possible: the server keeps a connection that it closed in TIME-WAIT for a minute, and a new one
+/// through the same ports may have to wait for that.
+#[inline(always)]
+#[must_use]
+pub const fn source_cursor(server: AnyAddr, port: Be16) -> u32 {
+    // Fibonacci hashing: neighbouring addresses come to different cursors. Servers that meet at one do each other no harm.
+    let [a, b, c, d] = server;
+    let mixed = a ^ b ^ c ^ d ^ (port.get() as u32);
+    mixed.to_be().wrapping_mul(0x9e37_79b1) >> (32 - SOURCE_CURSORS.trailing_zeros())
 }
 
 /// Smooth weighted round-robin, as nginx describes it (commit 52327e0627f4, "Upstream: smooth weighted round-robin
@@ -76,6 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::{Addr4, Address as _};
 
     fn order(weights: &[u32], turns: usize) -> Vec<usize> {
         let mut credit = vec![0; weights.len()];
@@ -85,6 +103,14 @@ mod tests {
     #[test]
     fn nginx_example() {
         assert_eq!(order(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn the_servers_of_a_rack_have_cursors_of_their_own() {
+        let cursor = |host: u8| source_cursor(Addr4::from_wire([10, 0, 0, host]).to_any(), Be16::new(80));
+        let cursors: std::collections::HashSet<_> = (1..=100).map(cursor).collect();
+        assert!(cursors.len() >= 98, "{} of 100", cursors.len());
+        assert!(cursors.iter().all(|c| *c < SOURCE_CURSORS));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use lb_common::{
     net::{Address, Be16, TCP},
     reason::DropReason,
     rewrite::Rewrite,
+    schedule,
     wire::Ethernet,
 };
 
@@ -182,7 +183,7 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
         };
     }
     for _ in 0..SOURCE_ATTEMPTS {
-        let source = next_source::<F>(new.flow.backend, backend)?;
+        let source = next_source::<F>(backend)?;
         new.flow.rewrite = Rewrite::new(key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
         if claim_reply::<F>(key, now, new)? {
             return Ok(());
@@ -193,8 +194,9 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
 
 /// The next source address and port in turn, so that a port rests as long as possible before it is used again.
 #[inline(always)]
-fn next_source<F: Family>(index: u32, backend: &Backend) -> Result<(F::Addr, Be16), Exit> {
-    let ticket = maps::next_source(index).ok_or(INTERNAL)?;
+fn next_source<F: Family>(backend: &Backend) -> Result<(F::Addr, Be16), Exit> {
+    let cursor = schedule::source_cursor(backend.address, backend.port);
+    let ticket = maps::next_source(cursor).ok_or(INTERNAL)?;
     let ports = u64::from(backend.source_ports);
     let turn = ticket.checked_div(ports).ok_or(INTERNAL)?;
     let port = u64::from(backend.first_source_port.get()) + (ticket - turn * ports);

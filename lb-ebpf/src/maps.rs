@@ -181,10 +181,10 @@ pub fn next_ticket(service: u32) -> Option<u64> {
     Some(unsafe { kernel::take_ticket(&raw mut (*cursor).next) })
 }
 
-/// A backend's next source port, as a running number.
+/// The next source port of a cursor, as a running number.
 #[inline(always)]
-pub fn next_source(backend: u32) -> Option<u64> {
-    let cursor = SOURCE_CURSORS.get_ptr_mut(backend)?;
+pub fn next_source(cursor: u32) -> Option<u64> {
+    let cursor = SOURCE_CURSORS.get_ptr_mut(cursor)?;
     // SAFETY: an eight-byte value.
     Some(unsafe { kernel::take_ticket(cursor) })
 }

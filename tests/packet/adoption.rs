@@ -4,7 +4,7 @@ use std::fs;
 
 use lb_common::abi::ABI_VERSION;
 use lb_userspace::{
-    datapath::{Datapath as _, DatapathError, KernelDatapath},
+    datapath::{Datapath as _, DatapathError, KernelDatapath, loader::Features},
     model::{Limits, XdpMode},
 };
 
@@ -135,7 +135,7 @@ fn another_abi_version_is_refused() {
 #[test]
 fn a_directory_that_is_no_bpf_file_system_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    match KernelDatapath::open(directory.path(), "packet", LIMITS, 0) {
+    match KernelDatapath::open(directory.path(), "packet", LIMITS, Features::default()) {
         Err(DatapathError::NoBpffs(path)) => assert_eq!(path, directory.path()),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("must be refused"),

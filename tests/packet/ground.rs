@@ -12,7 +12,7 @@ use std::{
 };
 
 use lb_userspace::{
-    datapath::{DatapathError, KernelDatapath, loader::LogLevel},
+    datapath::{DatapathError, KernelDatapath, loader::Features},
     model::Limits,
 };
 use nix::{
@@ -43,8 +43,16 @@ pub(crate) fn open(bpffs: &Path, limits: Limits) -> Result<KernelDatapath, Datap
 }
 
 /// As [`open`], with a packet path that writes messages.
-pub(crate) fn open_logging(bpffs: &Path, limits: Limits, level: LogLevel) -> Result<KernelDatapath, DatapathError> {
-    KernelDatapath::open(bpffs, "packet", limits, level)
+pub(crate) fn open_logging(bpffs: &Path, limits: Limits, log_level: u8) -> Result<KernelDatapath, DatapathError> {
+    KernelDatapath::open(
+        bpffs,
+        "packet",
+        limits,
+        Features {
+            log_level,
+            ..Features::default()
+        },
+    )
 }
 
 /// A directory below the BPF file system that no other test uses.

@@ -1,7 +1,5 @@
 //! Reports for the tests of the pages.
 
-#![expect(clippy::expect_used, reason = "tests")]
-
 use std::net::SocketAddr;
 
 use crate::{

@@ -189,8 +189,6 @@ pub(super) fn timeout(text: &str) -> Result<TimeoutChange, String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]

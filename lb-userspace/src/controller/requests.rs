@@ -82,7 +82,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     fn carry_out(&mut self, request: &Request, change: &Change) -> Result<(), ApiError> {
         let system = |message: String| state::error(ErrorKind::System, message);
         if let Request::Attach { interface } = request {
-            self.attach(interface).map_err(|e| system(e.to_string()))?;
+            self.attach(interface)
+                .map_err(|e| state::error(e.kind(), e.to_string()))?;
         } else if let Request::Detach { interface } = request {
             self.detach(interface).map_err(|e| system(e.to_string()))?;
         }

@@ -56,17 +56,8 @@ impl KernelDatapath {
         pins.check(bpffs)?;
         let fresh = !pins.exist();
         pins.create()?;
-        let loaded = loader::load(&pins, &limits, features)
-            .and_then(|mut ebpf| Ok((Maps::take(&mut ebpf)?, Arc::new(KernelFlowTables::open(&pins)?), ebpf)));
-        match loaded {
-            Ok((maps, flows, ebpf)) => Ok(Self {
-                flows,
-                ebpf,
-                maps,
-                pins,
-                limits,
-                attached: BTreeMap::new(),
-            }),
+        match Self::load(&pins, limits, features, fresh) {
+            Ok(datapath) => Ok(datapath),
             Err(error) => {
                 if fresh {
                     pins.remove()?;
@@ -74,6 +65,21 @@ impl KernelDatapath {
                 Err(error)
             }
         }
+    }
+
+    fn load(pins: &Pins, limits: Limits, features: loader::Features, fresh: bool) -> Result<Self, DatapathError> {
+        let mut ebpf = loader::load(pins, &limits, features)?;
+        if fresh {
+            maps::scatter_source_cursors(&mut ebpf)?;
+        }
+        Ok(Self {
+            maps: Maps::take(&mut ebpf)?,
+            flows: Arc::new(KernelFlowTables::open(pins)?),
+            ebpf,
+            pins: pins.clone(),
+            limits,
+            attached: BTreeMap::new(),
+        })
     }
 
     /// The flow tables, for walks aside.

@@ -1,5 +1,7 @@
 //! The kernel maps as user space opens them: sizes, the check of what is pinned, and typed handles.
 
+use std::hash::{BuildHasher as _, RandomState};
+
 use aya::{
     Ebpf,
     maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray},
@@ -7,7 +9,7 @@ use aya::{
 use lb_common::{
     abi::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage},
     net::{Addr4, Addr6, AnyAddr},
-    reason,
+    reason, schedule,
 };
 
 use super::{
@@ -61,7 +63,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 13]
         ("SLOTS", SLOT_PAGES, 4, size_of::<SlotPage>()),
         ("BACKENDS", backends, 4, size_of::<BackendEntry>()),
         ("SOURCES", SOURCE_PLACES, 4, size_of::<AnyAddr>()),
-        ("SOURCE_CURSORS", backends, 4, 8),
+        ("SOURCE_CURSORS", schedule::SOURCE_CURSORS, 4, 8),
         ("DEVICES", DEVICES, 4, 8),
         ("BACKEND_STATS", backends, 4, size_of::<BackendStats>()),
         ("REASONS", reason::COUNTERS, 4, 8),
@@ -127,6 +129,19 @@ pub(super) struct Maps {
     pub devices: DevMapHash<MapData>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub reasons: PerCpuArray<MapData, u64>,
+}
+
+/// Lets every source-port cursor begin anywhere: servers may remember the ports of a packet path that was detached.
+pub(super) fn scatter_source_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let mut cursors: Array<MapData, u64> = take(ebpf, "SOURCE_CURSORS")?;
+    let random = RandomState::new();
+    for cursor in 0..schedule::SOURCE_CURSORS {
+        let start = random.hash_one(cursor) >> 32;
+        cursors
+            .set(cursor, start, 0)
+            .map_err(|e| kernel("map SOURCE_CURSORS", e))?;
+    }
+    Ok(())
 }
 
 impl Maps {

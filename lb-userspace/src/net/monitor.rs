@@ -144,10 +144,6 @@ impl Overrun {
 }
 
 /// One announcement's effect on the tables, and what it means to the controller.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "some forty message types, of other groups than those that are listened to"
-)]
 fn apply(message: &RouteNetlinkMessage, tables: &mut Tables) -> Option<NetEvent> {
     match message {
         RouteNetlinkMessage::NewLink(link) => tables.link_seen(message::interface(link)?),

@@ -1,10 +1,3 @@
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::wildcard_enum_match_arm,
-    reason = "tests"
-)]
-
 use std::{
     io::{BufRead, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
