@@ -67,7 +67,7 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
 #[inline(always)]
 fn give_up<F: Family>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<Found<F::Addr>, Exit> {
     end::<F>(&packet.key, flow);
-    if packet.flags.opens() || (packet.key.protocol != TCP && backend.on_down == OnDown::MOVE) {
+    if packet.flags.opens() || (packet.key.protocol() != TCP && backend.on_down == OnDown::MOVE) {
         return Ok(Found::Nothing);
     }
     Err(Exit::Reject(DropReason::BackendDown))
@@ -79,7 +79,7 @@ fn end<F: Family>(key: &Key<F>, flow: FlowRef<F::Addr>) {
     if flow.phase != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
-    let twin = flow.rewrite.reply_key(key.protocol);
+    let twin = flow.rewrite.reply_key(key.protocol());
     F::flows().remove(&twin);
     F::flows().remove(key);
 }
@@ -113,7 +113,7 @@ fn refresh<F: Family>(frame: Frame, key: &Key<F>, flow: &mut Flow<F::Addr>, phas
     if from_client && let Ok(link) = link_of(frame) {
         flow.client = link;
     }
-    let twin_key = flow.rewrite.reply_key(key.protocol);
+    let twin_key = flow.rewrite.reply_key(key.protocol());
     let Some(twin) = F::flows().get(&twin_key) else {
         return restore_twin::<F>(key, flow, &twin_key);
     };
@@ -152,7 +152,7 @@ pub fn open<F: Family>(
 ) -> Result<(&'static Flow<F::Addr>, &'static Backend), Exit> {
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
-    let phase = if packet.key.protocol == TCP {
+    let phase = if packet.key.protocol() == TCP {
         Phase::SYN_SEEN
     } else {
         Phase::UDP
@@ -208,7 +208,7 @@ fn next_source<F: Family>(backend: &Backend) -> Result<(F::Addr, Be16), Exit> {
 /// Makes the entry of the replies; false when another flow has it.
 #[inline(always)]
 fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool, Exit> {
-    new.reply_key = new.flow.rewrite.reply_key(key.protocol);
+    new.reply_key = new.flow.rewrite.reply_key(key.protocol());
     new.reply = Flow {
         rewrite: new.flow.rewrite.reply(key),
         direction: Direction::TO_CLIENT,
@@ -238,7 +238,7 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
     if let Some(other) = F::flows().get(key) {
         if !other.expires.passed(now) {
             // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
-            if other.rewrite.reply_key(key.protocol) != new.reply_key {
+            if other.rewrite.reply_key(key.protocol()) != new.reply_key {
                 F::flows().remove(&new.reply_key);
             }
             new.flow = *other;

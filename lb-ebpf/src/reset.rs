@@ -44,7 +44,7 @@ fn answer_ipv6(frame: Frame) -> Option<()> {
 #[inline(always)]
 fn segment<F: Family>(frame: Frame) -> Option<(Packet<F>, Tcp)> {
     let packet = parse::packet::<F>(frame).ok()?;
-    if packet.key.protocol != TCP || packet.flags.any(TcpFlags::RST) {
+    if packet.key.protocol() != TCP || packet.flags.any(TcpFlags::RST) {
         return None;
     }
     let tcp: Tcp = frame.read(packet.l4)?;

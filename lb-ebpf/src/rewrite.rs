@@ -19,13 +19,13 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 #[inline(always)]
 pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, rewrite: &Rewrite<F::Addr>, link: &Link) -> Result<(), Exit> {
     let checksum = packet.l4
-        + if packet.key.protocol == UDP {
+        + if packet.key.protocol() == UDP {
             UDP_CHECKSUM
         } else {
             TCP_CHECKSUM
         };
     let old: u16 = frame.read(checksum).ok_or(INTERNAL)?;
-    let new = l4_checksum::<F>(packet.key.protocol, old, rewrite.l4_delta)?;
+    let new = l4_checksum::<F>(packet.key.protocol(), old, rewrite.l4_delta)?;
     frame.write(checksum, new).ok_or(INTERNAL)?;
     frame
         .write(

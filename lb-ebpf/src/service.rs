@@ -11,7 +11,7 @@ use crate::{Exit, family::Family, parse::Packet};
 /// The service that the packet is addressed to.
 #[inline(always)]
 pub fn find<F: Family>(packet: &Packet<F>) -> Result<Service, Exit> {
-    let key = ServiceKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
+    let key = ServiceKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol());
     F::service(&key).ok_or(Exit::Pass(PassReason::NotAService))
 }
 
@@ -24,7 +24,7 @@ pub fn admit<F: Family>(packet: &Packet<F>) -> Result<(), Exit> {
     if packet.fragment {
         return Err(Exit::Drop(DropReason::Fragment));
     }
-    if packet.key.protocol != TCP || packet.flags.opens() {
+    if packet.key.protocol() != TCP || packet.flags.opens() {
         return Ok(());
     }
     if packet.flags.nonsense() {

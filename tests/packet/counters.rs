@@ -109,7 +109,7 @@ fn expire(lab: &Lab, client_port: u16, ticks: i32) {
     let entries: Vec<_> = table.iter().map(Result::unwrap).collect();
     let port = Be16::new(client_port);
     for (key, mut flow) in entries {
-        if key.protocol == TCP && (key.src_port == port || flow.rewrite.dst_port == port) {
+        if key.protocol() == TCP && (key.src_port == port || flow.rewrite.dst_port == port) {
             flow.expires = expires;
             table.insert(key, flow, 0).unwrap();
         }

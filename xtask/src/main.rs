@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: everything there is to do with this repository, from a bare machine to a verdict.
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -29,6 +30,8 @@ enum Verb {
     Demo(demo::Args),
     /// Run the tests; the last line is `N passed, N failed`.
     Test(test::Args),
+    /// Measure the packet path against bare XDP programs and nftables, and print it beside its targets.
+    Bench(bench::Args),
     /// Check format, lints and documentation.
     Lint,
     /// The demo's client, started inside the client's network namespace.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -171,7 +171,7 @@ fn entry<A: UserAddress>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowEntry {
         vip: address(key.dst, key.dst_port),
         source: address(flow.rewrite.src, flow.rewrite.src_port),
         backend_address: address(flow.rewrite.dst, flow.rewrite.dst_port),
-        protocol: key.protocol,
+        protocol: key.protocol(),
         backend: flow.backend,
         phase: flow.phase,
         opened: flow.opened,

@@ -1,6 +1,9 @@
-//! Programs that measurements compare the packet path with: they do nothing but send the frame on.
+//! Programs for measurements: those that the packet path is compared with, which do nothing but send the frame on, and
+//! the [`generator`] of the traffic.
 #![no_std]
 #![no_main]
+
+mod generator;
 
 use aya_ebpf::{
     bindings::xdp_action,

@@ -1,0 +1,194 @@
+//! `lb`'s packet path in the middle of a chain, configured as its controller would.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::programs::ProgramInfo;
+use lb_common::{
+    abi::{Backend, BackendState, Link, Mode, OnDown, Rotation, SLOTS_PER_PAGE, SlotPage},
+    flow::{Tick, Timeouts},
+    net::{self, Be16, MacAddr},
+    reason::{DropReason, PassReason},
+};
+use lb_userspace::{
+    datapath::{Datapath as _, KernelDatapath, loader::Features},
+    model::{self, Limits, Protocol, ServiceId, XdpMode},
+};
+
+use crate::chain::{Chain, EGRESS_MAC, Run, SINK_MAC};
+
+/// Backends of the service.
+pub(crate) const BACKENDS: u8 = 4;
+/// Source addresses, enough for a million flows with the default range of ports.
+const SOURCES: u8 = 16;
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A chain with the packet path on `in` and `out`.
+pub(crate) struct Balancer {
+    /// The chain.
+    pub(crate) chain: Chain,
+    path: PacketPath,
+}
+
+/// A loaded packet path, whose pins go with it.
+pub(crate) struct PacketPath(pub(crate) KernelDatapath);
+
+impl PacketPath {
+    /// Loads it with a configuration's limits.
+    pub(crate) fn load(instance: &str, limits: Limits) -> Result<Self> {
+        Ok(Self(KernelDatapath::open(
+            Path::new(BPFFS),
+            instance,
+            limits,
+            Features::default(),
+        )?))
+    }
+}
+
+impl Drop for PacketPath {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.destroy() {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// What the packet path has counted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts {
+    /// Packets forwarded to backends.
+    pub(crate) forwarded: u64,
+    /// Flows opened.
+    pub(crate) opened: u64,
+    reasons: Vec<u64>,
+}
+
+impl Balancer {
+    /// Puts a packet path into a chain, with one service over four backends.
+    pub(crate) fn new(mut chain: Chain, limits: Limits) -> Result<Self> {
+        let mut path = PacketPath::load(chain.instance(), limits)?;
+        let datapath = &mut path.0;
+        let traffic = chain.traffic();
+        for n in 0..SOURCES {
+            datapath.set_source(n.into(), traffic.source(n))?;
+        }
+        let link = Link {
+            remote: MacAddr::new(SINK_MAC),
+            local: MacAddr::new(EGRESS_MAC),
+            ifindex: chain.ifindex("out")?,
+        };
+        for n in 0..BACKENDS {
+            let address = SocketAddr::new(traffic.backend(n), 8080);
+            let sources = u32::from(SOURCES);
+            datapath.set_backend(n.into(), backend(address, traffic.protocol(), sources, link))?;
+        }
+        let slots: Vec<u32> = (0..u32::from(BACKENDS)).collect();
+        datapath.write_pages(0, &pages(&slots))?;
+        datapath.set_rotation(0, Rotation::new(0, BACKENDS.into()))?;
+        let id = ServiceId {
+            vip: SocketAddr::new(traffic.vip(), crate::traffic::PORT),
+            protocol: traffic.protocol(),
+        };
+        datapath.set_service(id, 0)?;
+        chain.namespace().run(|| -> Result<()> {
+            for device in ["in", "out"] {
+                datapath.attach(device, XdpMode::Native)?;
+            }
+            Ok(())
+        })?;
+        chain.attach("sink", "sink")?;
+        Ok(Self { chain, path })
+    }
+
+    /// What has been counted so far.
+    pub(crate) fn counts(&self) -> Result<Counts> {
+        let mut counts = Counts {
+            reasons: self.path.0.reasons()?,
+            ..Counts::default()
+        };
+        for n in 0..BACKENDS {
+            let backend = self.path.0.backend_counters(n.into())?;
+            counts.forwarded += backend.packets_in;
+            counts.opened += backend.opened;
+        }
+        Ok(counts)
+    }
+
+    /// What the kernel says of the program.
+    pub(crate) fn info(&mut self) -> Result<ProgramInfo> {
+        self.path.0.program()?.info().context("no facts about the program")
+    }
+}
+
+impl Counts {
+    /// Why runs between two counts do not show what they should: every frame forwarded, and `opened` flows opened.
+    pub(crate) fn objection(&self, since: &Self, runs: &[Run], opened: u64) -> Option<String> {
+        let sent: u64 = runs.iter().map(|run| run.sent).sum();
+        let forwarded = self.forwarded - since.forwarded;
+        let new = self.opened - since.opened;
+        if forwarded == sent && new == opened {
+            return None;
+        }
+        let names = PassReason::ALL.iter().map(|r| r.as_str());
+        let names = names.chain(DropReason::ALL.iter().map(|r| r.as_str()));
+        let reasons: Vec<_> = names
+            .zip(self.reasons.iter().zip(&since.reasons))
+            .filter(|(_, (now, before))| now > before)
+            .map(|(name, (now, before))| format!(", {name} {}", now - before))
+            .collect();
+        Some(format!(
+            "of {sent} frames {forwarded} were forwarded, and {new} flows opened where {opened} were expected{}",
+            reasons.concat()
+        ))
+    }
+}
+
+/// A backend that is up, with the configuration's defaults.
+pub(crate) fn backend(address: SocketAddr, protocol: Protocol, sources: u32, link: Link) -> Backend {
+    let ports = model::FullNat::default().source_ports;
+    let (on_down, number) = match protocol {
+        Protocol::Tcp => (OnDown::RESET, net::TCP),
+        Protocol::Udp => (OnDown::MOVE, net::UDP),
+    };
+    Backend {
+        address: net::to_any(address.ip()),
+        port: Be16::new(address.port()),
+        first_source_port: Be16::new(*ports.start()),
+        source_ports: u32::from(ports.end() - ports.start()) + 1,
+        first_source: 0,
+        sources,
+        link,
+        mtu: 1500,
+        service: 0,
+        timeouts: timeouts(),
+        state: BackendState::UP,
+        on_down,
+        mode: Mode::FULL_NAT,
+        protocol: number,
+        family: if address.is_ipv4() { 4 } else { 6 },
+        pad: [0; 3],
+    }
+}
+
+fn timeouts() -> Timeouts {
+    let ticks = |time: std::time::Duration| Tick::from_ns(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)).0;
+    let default = model::Timeouts::default();
+    Timeouts {
+        syn: ticks(default.tcp_syn),
+        established: ticks(default.tcp_established),
+        closing: ticks(default.tcp_closing),
+        udp: ticks(default.udp),
+    }
+}
+
+/// A schedule in pages of the slot arena.
+pub(crate) fn pages(slots: &[u32]) -> Vec<SlotPage> {
+    let page = |chunk: &[u32]| {
+        let mut page = SlotPage([0; SLOTS_PER_PAGE as usize]);
+        for (place, slot) in page.0.iter_mut().zip(chunk) {
+            *place = *slot;
+        }
+        page
+    };
+    slots.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
+}

@@ -1,0 +1,92 @@
+//! From the verdict that a backend is down to the maps that say so: a new schedule, its pages, the service's rotation,
+//! the backend's state. The controller's handling of the event comes on top.
+
+use std::{net::SocketAddr, time::Instant};
+
+use anyhow::Result;
+use lb_common::abi::{Backend, BackendState, Link, Rotation, SLOTS_PER_PAGE};
+use lb_userspace::{
+    datapath::{Datapath as _, KernelDatapath},
+    model::{Limits, Protocol},
+    plan::schedule::{MAX_SLOTS, turns},
+};
+
+use crate::{
+    balancer::{self, PacketPath, pages},
+    figure::{Report, Target, Unit, quantile},
+    interrupt,
+};
+
+const BACKENDS: u32 = 100;
+const FLIPS: u32 = 200;
+/// Where in the slot arena the two schedules lie that take turns.
+const RANGES: [u32; 2] = [0, 4096];
+
+/// Measures how long publishing takes.
+pub(crate) fn measure(report: &mut Report) -> Result<()> {
+    report.section("Flip with 100 backends: schedule and map writes; the controller's event handling not included");
+    let instance = format!("lbt-{}-flip", std::process::id());
+    let mut path = PacketPath::load(&instance, Limits::default())?;
+    let mixed = |n: u32| 1 + n * 7919 % 256;
+    for (name, weights) in [
+        ("equal weights", vec![1; BACKENDS as usize]),
+        ("weights from 1 to 10", (0..BACKENDS).map(|n| 1 + n % 10).collect()),
+        ("weights from 1 to 256", (0..BACKENDS).map(mixed).collect()),
+    ] {
+        let mut times = flips(&mut path.0, &weights)?;
+        times.sort_by(f64::total_cmp);
+        let target = Some(Target::AtMost(1000.0));
+        report.add(&format!("{name}, median"), Unit::Microseconds, &times, target, None);
+        let p99 = [quantile(&times, 0.99)];
+        report.add(
+            &format!("{name}, 99th percentile"),
+            Unit::Microseconds,
+            &p99,
+            target,
+            None,
+        );
+    }
+    Ok(())
+}
+
+/// Microseconds of each flip.
+fn flips(datapath: &mut KernelDatapath, weights: &[u32]) -> Result<Vec<f64>> {
+    let backend = balancer::backend(
+        SocketAddr::from(([10, 201, 0, 1], 80)),
+        Protocol::Tcp,
+        1,
+        Link::default(),
+    );
+    for index in 0..BACKENDS {
+        datapath.set_backend(index, backend)?;
+    }
+    let mut times = Vec::new();
+    for flip in 0..FLIPS {
+        interrupt::check()?;
+        let down = flip % BACKENDS;
+        let start = Instant::now();
+        publish(datapath, weights, down, flip)?;
+        let down_backend = Backend {
+            state: BackendState::DOWN,
+            ..backend
+        };
+        datapath.set_backend(down, down_backend)?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+        datapath.set_backend(down, backend)?;
+    }
+    Ok(times)
+}
+
+/// A schedule without the backend that is down, in the range that is not in use.
+fn publish(datapath: &mut KernelDatapath, weights: &[u32], down: u32, flip: u32) -> Result<()> {
+    let (indices, left): (Vec<u32>, Vec<u32>) = (0..).zip(weights).filter(|(n, _)| *n != down).unzip();
+    let slots: Vec<u32> = turns(&left, MAX_SLOTS)
+        .into_iter()
+        .filter_map(|place| indices.get(place).copied())
+        .collect();
+    let first = if flip.is_multiple_of(2) { RANGES[0] } else { RANGES[1] };
+    datapath.write_pages(first, &pages(&slots))?;
+    let base = first * SLOTS_PER_PAGE;
+    datapath.set_rotation(0, Rotation::new(base, u32::try_from(slots.len())?))?;
+    Ok(())
+}
