@@ -3,6 +3,8 @@
 //! All are `repr(C)` without implicit padding. Any change here that an old packet path would misread must raise
 //! [`ABI_VERSION`], which is part of the pin path.
 
+use core::fmt;
+
 use crate::{
     flow::{Direction, Phase, Tick, Timeouts},
     net::{AnyAddr, Be16, MacAddr},
@@ -82,14 +84,68 @@ pub struct Flow<A> {
 
 /// A neighbour and how to reach it.
 #[repr(C)]
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Link {
-    /// The neighbour's MAC address.
-    pub remote: MacAddr,
-    /// Our own MAC address on the interface.
-    pub local: MacAddr,
+    /// The first twelve bytes of a frame to the neighbour: its MAC address, and our own on the interface.
+    pub addresses: [u32; 3],
     /// The interface's index.
     pub ifindex: u32,
+}
+
+impl Link {
+    /// From the neighbour's MAC address, our own, and the interface's index.
+    #[must_use]
+    pub const fn new(remote: MacAddr, local: MacAddr, ifindex: u32) -> Self {
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (remote.bytes(), local.bytes());
+        let addresses = [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+        ];
+        Self { addresses, ifindex }
+    }
+
+    /// The way back of a frame that begins with these twelve bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn back(frame: [u32; 3], ifindex: u32) -> Self {
+        let [x, y, z] = frame;
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (x.to_ne_bytes(), y.to_ne_bytes(), z.to_ne_bytes());
+        let addresses = [
+            u32::from_ne_bytes([g, h, i, j]),
+            u32::from_ne_bytes([k, l, a, b]),
+            u32::from_ne_bytes([c, d, e, f]),
+        ];
+        Self { addresses, ifindex }
+    }
+
+    /// The neighbour's MAC address.
+    #[must_use]
+    pub const fn remote(&self) -> MacAddr {
+        let [x, y, _] = self.addresses;
+        let ([a, b, c, d], [e, f, ..]) = (x.to_ne_bytes(), y.to_ne_bytes());
+        MacAddr::new([a, b, c, d, e, f])
+    }
+
+    /// Our own MAC address on the interface.
+    #[must_use]
+    pub const fn local(&self) -> MacAddr {
+        let [_, y, z] = self.addresses;
+        let ([.., a, b], [c, d, e, f]) = (y.to_ne_bytes(), z.to_ne_bytes());
+        MacAddr::new([a, b, c, d, e, f])
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Link({} from {} by interface {})",
+            self.remote(),
+            self.local(),
+            self.ifindex
+        )
+    }
 }
 
 /// What a packet of a service is addressed to.
@@ -396,6 +452,14 @@ mod tests {
             assert_eq!(*flipped.current(), v(port));
             entry = flipped;
         }
+    }
+
+    #[test]
+    fn the_way_back_exchanges_the_addresses() {
+        let (remote, local) = (MacAddr::new([1, 2, 3, 4, 5, 6]), MacAddr::new([7, 8, 9, 10, 11, 12]));
+        let link = Link::new(remote, local, 3);
+        assert_eq!((link.remote(), link.local()), (remote, local));
+        assert_eq!(Link::back(link.addresses, 3), Link::new(local, remote, 3));
     }
 
     #[test]

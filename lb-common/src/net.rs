@@ -77,6 +77,20 @@ pub trait Address: Copy + PartialEq {
 }
 
 impl Addr4 {
+    /// From the 32-bit word of a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    /// The 32-bit word of a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_word(self) -> u32 {
+        self.0
+    }
+
     /// From four bytes as they stand in a packet.
     #[inline(always)]
     #[must_use]

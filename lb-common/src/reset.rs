@@ -4,7 +4,7 @@ use crate::{
     checksum::{self, fold, sum_words},
     flow::TcpFlags,
     net::{Addr4, Address, Be16, TCP},
-    wire::{self, Ipv4, Ipv4Rest, Ports, Tcp},
+    wire::{self, Ipv4, Ports, Tcp},
 };
 
 /// Bytes of the RST.
@@ -98,13 +98,11 @@ pub fn ipv4_header(src: Addr4, dst: Addr4) -> Ipv4 {
         length: Be16::new(LENGTH),
         id: Be16::new(0),
         fragment: Be16::new(DONT_FRAGMENT),
-        rest: Ipv4Rest {
-            ttl: 64,
-            protocol: TCP,
-            checksum: checksum::full(words, 0),
-            src,
-            dst,
-        },
+        ttl: 64,
+        protocol: TCP,
+        checksum: checksum::full(words, 0),
+        src,
+        dst,
     }
 }
 
@@ -170,8 +168,8 @@ mod tests {
         fn ipv4_headers_verify(src: [u8; 4], dst: [u8; 4]) {
             let h = ipv4_header(Addr4::from_wire(src), Addr4::from_wire(dst));
             let start = [u16::from_ne_bytes([h.version_ihl, h.tos]), h.length.word(), h.id.word(), h.fragment.word()];
-            let ttl = u16::from_ne_bytes([h.rest.ttl, h.rest.protocol]);
-            let rest = [ttl, h.rest.checksum].into_iter().chain(h.rest.src).chain(h.rest.dst);
+            let ttl = u16::from_ne_bytes([h.ttl, h.protocol]);
+            let rest = [ttl, h.checksum].into_iter().chain(h.src).chain(h.dst);
             prop_assert_eq!(sum(start.into_iter().chain(rest)), 0xffff);
         }
     }

@@ -35,14 +35,6 @@ pub struct Ipv4 {
     pub id: Be16,
     /// Flags, and fragment offset in units of 8 bytes.
     pub fragment: Be16,
-    /// Time to live, protocol, checksum, addresses: what forwarding changes, and what lies between.
-    pub rest: Ipv4Rest,
-}
-
-/// The part of an IPv4 header that forwarding changes.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv4Rest {
     /// Time to live.
     pub ttl: u8,
     /// What follows.
@@ -54,9 +46,6 @@ pub struct Ipv4Rest {
     /// Destination.
     pub dst: [u16; 2],
 }
-
-/// Where [`Ipv4Rest`] lies in the IPv4 header.
-pub const IPV4_REST: usize = 8;
 
 /// IPv6 (RFC 8200).
 #[repr(C)]
@@ -70,17 +59,6 @@ pub struct Ipv6 {
     pub next_header: u8,
     /// Hop limit.
     pub hop_limit: u8,
-    /// Source and destination.
-    pub addresses: Ipv6Addresses,
-}
-
-/// Where [`Ipv6Addresses`] lie in the IPv6 header.
-pub const IPV6_ADDRESSES: usize = 8;
-
-/// The addresses of an IPv6 header.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv6Addresses {
     /// Source.
     pub src: [u16; 8],
     /// Destination.

@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6, so that every stage is written once.
 
 use lb_common::{
-    abi::{FlowKey, Service, ServiceKey},
+    abi::{FlowKey, Link, Service, ServiceKey},
     net::{Addr4, Addr6, Address},
     rewrite::Rewrite,
 };
@@ -23,8 +23,8 @@ pub trait Family: Sized + 'static {
 
     /// Reads the IP header.
     fn parse(frame: Frame) -> Result<Ip<Self::Addr>, Exit>;
-    /// Writes new addresses, the decremented TTL and the header checksum.
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>) -> Option<()>;
+    /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
+    fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>, link: &Link) -> Option<()>;
     /// Its flow table.
     fn flows() -> Flows<Self::Addr>;
     /// This CPU's room for a new flow.
@@ -49,8 +49,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr4>) -> Option<()> {
-        rewrite::ipv4(frame, rewrite)
+    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
+        rewrite::ipv4(frame, rewrite, link)
     }
 
     #[inline(always)]
@@ -79,8 +79,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr6>) -> Option<()> {
-        rewrite::ipv6(frame, rewrite)
+    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
+        rewrite::ipv6(frame, rewrite, link)
     }
 
     #[inline(always)]

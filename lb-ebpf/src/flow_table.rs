@@ -11,14 +11,14 @@ use lb_common::{
     reason::DropReason,
     rewrite::Rewrite,
     schedule,
-    wire::Ethernet,
+    wire::ETHERNET,
 };
 
 use crate::{
     Exit,
     family::{Family, Key},
     maps::{self, FlowRef, NewFlow, Refused},
-    packet::Frame,
+    packet::{Frame, Window},
     parse::Packet,
     stats,
 };
@@ -53,10 +53,10 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
         return give_up::<F>(packet, flow, backend);
     }
     let phase = flow.phase.after(flow.direction, packet.flags);
-    let rerouted = from_client && !came_from(frame, &flow.client)?;
-    if phase != flow.phase || rerouted || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
+    let client = if from_client { link_of(frame)? } else { flow.client };
+    if phase != flow.phase || client != flow.client || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
         let expires = now.plus(backend.timeouts.of(phase));
-        if !refresh::<F>(frame, &packet.key, flow, phase, expires) {
+        if !refresh::<F>(&packet.key, flow, phase, expires, &client) {
             return Ok(Found::Nothing);
         }
     }
@@ -84,35 +84,22 @@ fn end<F: Family>(key: &Key<F>, flow: FlowRef<F::Addr>) {
     F::flows().remove(key);
 }
 
-/// Whether a frame came over the link that the flow's client was last seen on.
-#[inline(always)]
-fn came_from(frame: Frame, link: &Link) -> Result<bool, Exit> {
-    Ok(link_of(frame)? == *link)
-}
-
-/// The link that a frame came over.
+/// The way back to where a frame came from.
 #[inline(always)]
 fn link_of(frame: Frame) -> Result<Link, Exit> {
-    let ethernet: Ethernet = frame.read(0).ok_or(INTERNAL)?;
-    Ok(Link {
-        remote: ethernet.src,
-        local: ethernet.dst,
-        ifindex: frame.ifindex(),
-    })
+    let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
+    Ok(Link::back(ethernet.words::<3, 0>(), frame.ifindex()))
 }
 
 /// Writes what a packet changed into both entries; false when the flow has lost its twin to another flow.
 #[inline(never)]
-fn refresh<F: Family>(frame: Frame, key: &Key<F>, flow: &mut Flow<F::Addr>, phase: Phase, expires: Tick) -> bool {
-    let from_client = flow.direction == Direction::TO_BACKEND;
+fn refresh<F: Family>(key: &Key<F>, flow: &mut Flow<F::Addr>, phase: Phase, expires: Tick, client: &Link) -> bool {
     if phase == Phase::CLOSING && flow.phase != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
     flow.phase = phase;
     flow.expires = expires;
-    if from_client && let Ok(link) = link_of(frame) {
-        flow.client = link;
-    }
+    flow.client = *client;
     let twin_key = flow.rewrite.reply_key(key.protocol());
     let Some(twin) = F::flows().get(&twin_key) else {
         return restore_twin::<F>(key, flow, &twin_key);
@@ -126,9 +113,7 @@ fn refresh<F: Family>(frame: Frame, key: &Key<F>, flow: &mut Flow<F::Addr>, phas
     }
     twin.phase = phase;
     twin.expires = expires;
-    if from_client {
-        twin.client = flow.client;
-    }
+    twin.client = *client;
     true
 }
 

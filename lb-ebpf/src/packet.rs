@@ -7,8 +7,8 @@
 use crate::kernel;
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use lb_common::{
-    net::{Be16, MacAddr},
-    wire::{Ethernet, Ipv4, Ipv4Rest, Ipv6, Ipv6Addresses, Ipv6Fragment, Ports, Tcp, Udp},
+    net::Be16,
+    wire::{Ethernet, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp},
 };
 
 /// A frame as it came from the driver.
@@ -32,21 +32,7 @@ macro_rules! plain {
     };
 }
 
-plain!(
-    u8,
-    u16,
-    MacAddr,
-    Be16,
-    Ethernet,
-    Ipv4,
-    Ipv4Rest,
-    Ipv6,
-    Ipv6Addresses,
-    Ipv6Fragment,
-    Ports,
-    Tcp,
-    Udp
-);
+plain!(u8, u16, Be16, Ethernet, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp);
 
 impl Frame {
     #[inline(always)]
@@ -73,44 +59,17 @@ impl Frame {
         self.context().data_end() - self.context().data()
     }
 
-    /// What lies at an even offset; `None` beyond the end.
+    /// `LENGTH` bytes from an even offset on; `None` beyond the end. The only bounds check: what is read or written
+    /// through the window needs none.
     #[inline(always)]
-    pub fn read<T: Plain>(self, offset: usize) -> Option<T> {
-        let at = self.at::<T>(offset)?;
-        // SAFETY: in bounds by `at`, aligned to two bytes as drivers lay out frames, and every pattern is a `T`.
-        Some(unsafe { at.read() })
-    }
-
-    /// Writes at an even offset; `None` and no write beyond the end.
-    #[inline(always)]
-    pub fn write<T: Plain>(self, offset: usize, value: T) -> Option<()> {
-        let at = self.at::<T>(offset)?;
-        // SAFETY: as for reads; no reference to packet memory exists anywhere.
-        unsafe { at.write(value) };
-        Some(())
-    }
-
-    /// Reads 32-bit words at an offset.
-    #[inline(always)]
-    pub fn read_words<const N: usize>(self, offset: usize) -> Option<[u32; N]> {
-        let at = self.at::<[u32; N]>(offset)?.cast::<u32>();
-        let mut words = [0; N];
-        for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: in bounds by `at`.
-            *word = unsafe { kernel::load_word(at.add(i)) };
+    pub fn window<const LENGTH: usize>(self, offset: usize) -> Option<Window<LENGTH>> {
+        let start = self.context().data() + offset;
+        if start + LENGTH > self.context().data_end() {
+            return None;
         }
-        Some(words)
-    }
-
-    /// Writes 32-bit words at an offset.
-    #[inline(always)]
-    pub fn write_words<const N: usize>(self, offset: usize, words: [u32; N]) -> Option<()> {
-        let at = self.at::<[u32; N]>(offset)?.cast::<u32>();
-        for (i, word) in words.into_iter().enumerate() {
-            // SAFETY: in bounds by `at`.
-            unsafe { kernel::store_word(at.add(i), word) };
-        }
-        Some(())
+        Some(Window {
+            start: start as *mut u8,
+        })
     }
 
     /// Cuts or keeps the frame so that it ends after `length` bytes.
@@ -121,14 +80,50 @@ impl Frame {
         let result = unsafe { bpf_xdp_adjust_tail(self.ctx, change) };
         (result == 0).then_some(())
     }
+}
 
-    /// The only bounds check.
+/// Bytes of the frame that are known to be there, until the frame is cut.
+#[derive(Clone, Copy)]
+pub struct Window<const LENGTH: usize> {
+    start: *mut u8,
+}
+
+impl<const LENGTH: usize> Window<LENGTH> {
+    /// What lies at an even offset.
     #[inline(always)]
-    fn at<T>(self, offset: usize) -> Option<*mut T> {
-        let start = self.context().data() + offset;
-        if start + size_of::<T>() > self.context().data_end() {
-            return None;
+    pub fn read<T: Plain, const OFFSET: usize>(self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= LENGTH) };
+        // SAFETY: in bounds as asserted, aligned to two bytes as drivers lay out frames, and every pattern is a `T`.
+        unsafe { self.start.add(OFFSET).cast::<T>().read() }
+    }
+
+    /// Writes at an even offset.
+    #[inline(always)]
+    pub fn write<T: Plain, const OFFSET: usize>(self, value: T) {
+        const { assert!(OFFSET + size_of::<T>() <= LENGTH) };
+        // SAFETY: as for reads; no reference to packet memory exists anywhere.
+        unsafe { self.start.add(OFFSET).cast::<T>().write(value) };
+    }
+
+    /// Reads 32-bit words at an offset.
+    #[inline(always)]
+    pub fn words<const N: usize, const OFFSET: usize>(self) -> [u32; N] {
+        const { assert!(OFFSET + 4 * N <= LENGTH) };
+        let mut words = [0; N];
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: in bounds as asserted.
+            *word = unsafe { kernel::load_word(self.start.add(OFFSET + 4 * i).cast()) };
         }
-        Some(start as *mut T)
+        words
+    }
+
+    /// Writes 32-bit words at an offset.
+    #[inline(always)]
+    pub fn set_words<const N: usize, const OFFSET: usize>(self, words: [u32; N]) {
+        const { assert!(OFFSET + 4 * N <= LENGTH) };
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: in bounds as asserted.
+            unsafe { kernel::store_word(self.start.add(OFFSET + 4 * i).cast(), word) };
+        }
     }
 }

@@ -1,17 +1,18 @@
 //! Answering a TCP segment with RST, in place: the frame goes back where it came from.
 
 use lb_common::{
+    abi::Link,
     flow::TcpFlags,
     net::{Addr6, Be16, TCP},
     network_types::eth::EtherType,
     reset::{self, RST_LENGTH, Segment},
-    wire::{self, ETHERNET, Ethernet, Ipv4, Ipv6, Ipv6Addresses, Tcp},
+    wire::{self, ETHERNET, Ipv6, Tcp},
 };
 
 use crate::{
     family::{Family, V4, V6},
-    packet::Frame,
-    parse::{self, Packet},
+    packet::{Frame, Window},
+    parse::{self, HEAD_V4, HEAD_V6, Packet},
 };
 
 /// Turns the frame into a RST to its sender; `None`, and the frame as it was, where none is due.
@@ -29,15 +30,17 @@ pub fn answer(frame: Frame) -> Option<()> {
 #[inline(never)]
 fn answer_ipv4(frame: Frame) -> Option<()> {
     let (packet, rst) = segment::<V4>(frame)?;
-    frame.write(ETHERNET, reset::ipv4_header(packet.key.dst, packet.key.src))?;
-    finish(frame, ETHERNET + size_of::<Ipv4>(), rst)
+    let head: Window<HEAD_V4> = frame.window(0)?;
+    head.write::<_, ETHERNET>(reset::ipv4_header(packet.key.dst, packet.key.src));
+    finish(frame, HEAD_V4, rst)
 }
 
 #[inline(never)]
 fn answer_ipv6(frame: Frame) -> Option<()> {
     let (packet, rst) = segment::<V6>(frame)?;
-    frame.write(ETHERNET, ipv6_header(packet.key.dst, packet.key.src))?;
-    finish(frame, ETHERNET + size_of::<Ipv6>(), rst)
+    let head: Window<HEAD_V6> = frame.window(0)?;
+    head.write::<_, ETHERNET>(ipv6_header(packet.key.dst, packet.key.src));
+    finish(frame, HEAD_V6, rst)
 }
 
 /// The segment, and the RST that answers it. A RST is never answered (RFC 9293).
@@ -47,7 +50,8 @@ fn segment<F: Family>(frame: Frame) -> Option<(Packet<F>, Tcp)> {
     if packet.key.protocol() != TCP || packet.flags.any(TcpFlags::RST) {
         return None;
     }
-    let tcp: Tcp = frame.read(packet.l4)?;
+    let tcp: Window<{ size_of::<Tcp>() }> = frame.window(packet.l4)?;
+    let tcp: Tcp = tcp.read::<_, 0>();
     let headers = packet.l4 as u32 + u32::from(tcp.data_offset >> 4) * 4;
     let segment = Segment {
         seq: wire::number(tcp.seq),
@@ -71,25 +75,18 @@ fn ipv6_header(src: Addr6, dst: Addr6) -> Ipv6 {
         length: Be16::new(RST_LENGTH),
         next_header: TCP,
         hop_limit: 64,
-        addresses: Ipv6Addresses {
-            src: src.to_words(),
-            dst: dst.to_words(),
-        },
+        src: src.to_words(),
+        dst: dst.to_words(),
     }
 }
 
 /// The TCP header, Ethernet addresses exchanged, and nothing behind.
 #[inline(always)]
 fn finish(frame: Frame, l4: usize, rst: Tcp) -> Option<()> {
-    frame.write(l4, rst)?;
-    let ethernet: Ethernet = frame.read(0)?;
-    frame.write(
-        0,
-        Ethernet {
-            dst: ethernet.src,
-            src: ethernet.dst,
-            ..ethernet
-        },
-    )?;
+    let ethernet: Window<ETHERNET> = frame.window(0)?;
+    let back = Link::back(ethernet.words::<3, 0>(), frame.ifindex());
+    ethernet.set_words::<3, 0>(back.addresses);
+    let header: Window<{ size_of::<Tcp>() }> = frame.window(l4)?;
+    header.write::<_, 0>(rst);
     frame.truncate(l4 + size_of::<Tcp>())
 }

@@ -1,51 +1,37 @@
 //! Writing a flow's addresses, ports and checksums into a packet.
 //!
-//! All reads that can fail come before the first write: a packet leaves either rewritten whole or as it came.
+//! What can refuse comes before the first write: a packet leaves either rewritten whole or as it came.
 
 use lb_common::{
     abi::Link,
     checksum::Delta,
-    net::{Addr4, Addr6, Address, MacAddr, UDP},
+    net::{Addr4, Addr6, Address, UDP},
     reason::DropReason,
     rewrite::Rewrite,
-    wire::{ETHERNET, IPV4_REST, IPV6_ADDRESSES, Ipv4Rest, Ports, TCP_CHECKSUM, UDP_CHECKSUM},
+    wire::{ETHERNET, TCP_CHECKSUM, UDP_CHECKSUM},
 };
 
-use crate::{Exit, family::Family, packet::Frame, parse::Packet};
+use crate::{
+    Exit,
+    family::Family,
+    packet::{Frame, Window},
+    parse::{HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
+};
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
 /// Ethernet, IP and TCP or UDP header, as the flow says.
 #[inline(always)]
 pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, rewrite: &Rewrite<F::Addr>, link: &Link) -> Result<(), Exit> {
-    let checksum = packet.l4
-        + if packet.key.protocol() == UDP {
-            UDP_CHECKSUM
-        } else {
-            TCP_CHECKSUM
-        };
-    let old: u16 = frame.read(checksum).ok_or(INTERNAL)?;
-    let new = l4_checksum::<F>(packet.key.protocol(), old, rewrite.l4_delta)?;
-    frame.write(checksum, new).ok_or(INTERNAL)?;
-    frame
-        .write(
-            packet.l4,
-            Ports {
-                src: rewrite.src_port,
-                dst: rewrite.dst_port,
-            },
-        )
-        .ok_or(INTERNAL)?;
-    F::rewrite(frame, rewrite).ok_or(INTERNAL)?;
-    ethernet(frame, link).ok_or(INTERNAL)
-}
-
-/// The link's MAC addresses.
-#[inline(always)]
-fn ethernet(frame: Frame, link: &Link) -> Option<()> {
-    const SOURCE: usize = size_of::<MacAddr>();
-    frame.write(SOURCE, link.local)?;
-    frame.write(0, link.remote)
+    let ports: Window<4> = frame.window(packet.l4).ok_or(INTERNAL)?;
+    let protocol = packet.key.protocol();
+    let checksum = packet.l4 + if protocol == UDP { UDP_CHECKSUM } else { TCP_CHECKSUM };
+    let checksum: Window<2> = frame.window(checksum).ok_or(INTERNAL)?;
+    let new = l4_checksum::<F>(protocol, checksum.read::<u16, 0>(), rewrite.l4_delta)?;
+    checksum.write::<u16, 0>(new);
+    let ([s0, s1], [d0, d1]) = (rewrite.src_port.to_wire(), rewrite.dst_port.to_wire());
+    ports.set_words::<1, 0>([u32::from_ne_bytes([s0, s1, d0, d1])]);
+    F::rewrite(frame, rewrite, link).ok_or(INTERNAL)
 }
 
 /// The new TCP or UDP checksum.
@@ -59,27 +45,29 @@ fn l4_checksum<F: Family>(protocol: u8, old: u16, delta: Delta) -> Result<u16, E
     }
 }
 
-/// Addresses, TTL and header checksum.
+/// MAC addresses, IP addresses, TTL and header checksum.
 #[inline(always)]
-pub fn ipv4(frame: Frame, rewrite: &Rewrite<Addr4>) -> Option<()> {
-    const REST: usize = ETHERNET + IPV4_REST;
-    let old: Ipv4Rest = frame.read(REST)?;
-    let new = Ipv4Rest {
-        ttl: old.ttl - 1,
-        protocol: old.protocol,
-        checksum: rewrite.ip_delta.apply(old.checksum),
-        src: rewrite.src.to_words(),
-        dst: rewrite.dst.to_words(),
-    };
-    frame.write(REST, new)
+pub fn ipv4(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
+    let head: Window<HEAD_V4> = frame.window(0)?;
+    const TTL: usize = ETHERNET + 8;
+    let [old] = head.words::<1, TTL>();
+    let [ttl, protocol, c0, c1] = old.to_ne_bytes();
+    let [c0, c1] = rewrite.ip_delta.apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
+    let new = u32::from_ne_bytes([ttl - 1, protocol, c0, c1]);
+    head.set_words::<3, TTL>([new, rewrite.src.to_word(), rewrite.dst.to_word()]);
+    head.set_words::<3, 0>(link.addresses);
+    Some(())
 }
 
-/// Addresses and hop limit.
+/// MAC addresses, IP addresses and hop limit.
 #[inline(always)]
-pub fn ipv6(frame: Frame, rewrite: &Rewrite<Addr6>) -> Option<()> {
-    const HOP_LIMIT: usize = ETHERNET + 7;
-    let hop_limit: u8 = frame.read(HOP_LIMIT)?;
-    frame.write_words(ETHERNET + IPV6_ADDRESSES, rewrite.src.to_any())?;
-    frame.write_words(ETHERNET + IPV6_ADDRESSES + 16, rewrite.dst.to_any())?;
-    frame.write(HOP_LIMIT, hop_limit - 1)
+pub fn ipv6(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
+    let head: Window<HEAD_V6> = frame.window(0)?;
+    const NEXT_AND_HOP_LIMIT: usize = ETHERNET + 6;
+    let [next_header, hop_limit] = head.read::<u16, NEXT_AND_HOP_LIMIT>().to_ne_bytes();
+    head.write::<u16, NEXT_AND_HOP_LIMIT>(u16::from_ne_bytes([next_header, hop_limit - 1]));
+    head.set_words::<4, IPV6_SOURCE>(rewrite.src.to_any());
+    head.set_words::<4, IPV6_DESTINATION>(rewrite.dst.to_any());
+    head.set_words::<3, 0>(link.addresses);
+    Some(())
 }

@@ -72,11 +72,7 @@ impl Balancer {
         for n in 0..SOURCES {
             datapath.set_source(n.into(), traffic.source(n))?;
         }
-        let link = Link {
-            remote: MacAddr::new(SINK_MAC),
-            local: MacAddr::new(EGRESS_MAC),
-            ifindex: chain.ifindex("out")?,
-        };
+        let link = Link::new(MacAddr::new(SINK_MAC), MacAddr::new(EGRESS_MAC), chain.ifindex("out")?);
         for n in 0..BACKENDS {
             let address = SocketAddr::new(traffic.backend(n), 8080);
             let sources = u32::from(SOURCES);

@@ -92,11 +92,7 @@ impl Lab {
                     source_ports: setup.source_ports,
                     first_source,
                     sources: setup.sources,
-                    link: Link {
-                        remote: MacAddr::new(server.mac),
-                        local: MacAddr::new(BACK_MAC),
-                        ifindex: self.ifindex(arm),
-                    },
+                    link: Link::new(MacAddr::new(server.mac), MacAddr::new(BACK_MAC), self.ifindex(arm)),
                     mtu: setup.mtu,
                     service: index,
                     timeouts: setup.timeouts,

@@ -75,11 +75,7 @@ fn a_new_next_hop_serves_the_flows_there_are() {
         server.mac = [2, 0, 0, 0, 0xbe, 0xee];
         let ifindex = lab.ifindex(CLIENT_IF);
         lab.change(server, |backend| {
-            backend.link = Link {
-                remote: MacAddr::new(server.mac),
-                local: MacAddr::new(BACK_MAC),
-                ifindex,
-            };
+            backend.link = Link::new(MacAddr::new(server.mac), MacAddr::new(BACK_MAC), ifindex);
         });
         let out = lab.run(&request);
         assert_eq!(out.verdict, Verdict::Tx, "{case:?}");

@@ -27,11 +27,7 @@ pub(crate) struct KnownHop {
 impl From<&NextHop> for KnownHop {
     fn from(hop: &NextHop) -> Self {
         Self {
-            link: Link {
-                remote: MacAddr::new(hop.remote_mac),
-                local: MacAddr::new(hop.local_mac),
-                ifindex: hop.ifindex,
-            },
+            link: Link::new(MacAddr::new(hop.remote_mac), MacAddr::new(hop.local_mac), hop.ifindex),
             mtu: hop.mtu,
             source: hop.source,
         }

@@ -189,11 +189,7 @@ fn blank<A: UserAddress>() -> Flow<A> {
             ip_delta: Delta::ZERO,
             l4_delta: Delta::ZERO,
         },
-        client: Link {
-            remote: MacAddr::default(),
-            local: MacAddr::default(),
-            ifindex: 0,
-        },
+        client: Link::new(MacAddr::default(), MacAddr::default(), 0),
         backend: 0,
         expires: Tick(0),
         opened: Tick(0),

@@ -47,7 +47,7 @@ async fn a_new_mac_address_is_one_publication() {
     let [Action::SetBackend { index: 0, backend }] = written.as_slice() else {
         panic!("{written:?}");
     };
-    assert_eq!(backend.link.remote.bytes()[5], 77);
+    assert_eq!(backend.link.remote().bytes()[5], 77);
     assert_eq!(
         daemon.network_event(NetEvent::NextHops).await,
         [],
