@@ -15,3 +15,4 @@ mod modes;
 mod network;
 mod spread;
 mod udp;
+mod xdp;
