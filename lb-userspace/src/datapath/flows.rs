@@ -195,6 +195,6 @@ fn blank<A: UserAddress>() -> Flow<A> {
         opened: Tick(0),
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
-        pad: [0; 2],
+        pad: [0; 18],
     }
 }
