@@ -345,8 +345,8 @@ fn a_full_flow_table_refuses() {
     for case in Case::two_arms() {
         let service = lab.serve(case, &Setup::default());
         let (name, key, value) = match case.family {
-            Family::V4 => ("FLOWS_V4", "16", "48"),
-            Family::V6 => ("FLOWS_V6", "40", "72"),
+            Family::V4 => ("FLOWS_V4", "16", "64"),
+            Family::V6 => ("FLOWS_V6", "40", "88"),
         };
         let small = lab.bpffs.join(format!("{name}_{}", service.index));
         let status = Command::new("bpftool")
