@@ -1,6 +1,6 @@
 //! The life of a flow: time, TCP phases, and when an entry of the flow table is refreshed.
 
-/// A point in time: the monotonic clock in units of 2^20 ns (about 1.05 ms), wrapping after 52 days.
+/// A point in time: the kernel's jiffies in units of 2^20 ns (about 1.05 ms), wrapping after 52 days.
 ///
 /// Comparisons hold for points less than 26 days apart; configured timeouts are at most seven days.
 #[repr(transparent)]
@@ -10,12 +10,21 @@ pub struct Tick(pub u32);
 /// The length of a tick as a power of two of nanoseconds.
 pub const TICK_SHIFT: u32 = 20;
 
+/// Jiffies are multiplied by a number of ticks with so many binary places.
+const SCALE_SHIFT: u32 = 10;
+
+/// What [`Tick::from_jiffies`] multiplies with, from the length of a jiffy.
+#[must_use]
+pub const fn jiffy_scale(nanoseconds: u64) -> u32 {
+    (nanoseconds >> (TICK_SHIFT - SCALE_SHIFT)) as u32
+}
+
 impl Tick {
-    /// From nanoseconds of `CLOCK_MONOTONIC`.
+    /// From the kernel's jiffies, and [`jiffy_scale`] of their length.
     #[inline(always)]
     #[must_use]
-    pub const fn from_ns(ns: u64) -> Self {
-        Self((ns >> TICK_SHIFT) as u32)
+    pub const fn from_jiffies(jiffies: u64, scale: u32) -> Self {
+        Self((jiffies.wrapping_mul(scale as u64) >> SCALE_SHIFT) as u32)
     }
 
     /// The tick that lies `ticks` ahead.
@@ -308,6 +317,17 @@ mod tests {
             let now = Tick(start);
             prop_assert!(!refresh_due(now.plus(timeout), now, timeout));
             prop_assert!(refresh_due(now.plus(timeout), now.plus((timeout >> 3).min(4096)), timeout));
+        }
+    }
+
+    #[test]
+    fn jiffies_become_ticks() {
+        for hz in [100, 250, 300, 1000] {
+            let scale = jiffy_scale(1_000_000_000 / hz);
+            let start = Tick::from_jiffies(1 << 33, scale);
+            let hour = Tick::from_jiffies((1 << 33) + 3600 * hz, scale);
+            let ticks = f64::from(hour.remaining(start)) * f64::from(1 << TICK_SHIFT) / 1e9;
+            assert!((ticks - 3600.0).abs() < 5.0, "{ticks} s at {hz} Hz");
         }
     }
 

@@ -13,3 +13,14 @@ static REDIRECT_BACK: Global<u8> = Global::new(0);
 pub fn redirect_back() -> bool {
     REDIRECT_BACK.load() != 0
 }
+
+/// What a jiffy is in ticks, as [`lb_common::flow::jiffy_scale`] gives it; for 250 jiffies a second unless the loader knows.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static JIFFY_SCALE: Global<u32> = Global::new(3906);
+
+/// What jiffies are multiplied with.
+#[inline(always)]
+pub fn jiffy_scale() -> u32 {
+    JIFFY_SCALE.load()
+}

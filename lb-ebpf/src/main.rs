@@ -67,6 +67,12 @@ pub fn lb(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The packet path's time, for user space: run by `BPF_PROG_TEST_RUN`, never attached.
+#[xdp]
+pub fn clock(_ctx: XdpContext) -> u32 {
+    kernel::now().0
+}
+
 /// By the interface that the frame came in on.
 #[inline(always)]
 fn back(frame: Frame) -> u32 {

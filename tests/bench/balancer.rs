@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::ProgramInfo;
 use lb_common::{
     abi::{Backend, BackendState, Link, Mode, OnDown, Rotation, SLOTS_PER_PAGE, SlotPage},
-    flow::{Tick, Timeouts},
+    flow::{TICK_SHIFT, Timeouts},
     net::{self, Be16, MacAddr},
     reason::{DropReason, PassReason},
 };
@@ -167,7 +167,7 @@ pub(crate) fn backend(address: SocketAddr, protocol: Protocol, sources: u32, lin
 }
 
 fn timeouts() -> Timeouts {
-    let ticks = |time: std::time::Duration| Tick::from_ns(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)).0;
+    let ticks = |time: std::time::Duration| u32::try_from(time.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX);
     let default = model::Timeouts::default();
     Timeouts {
         syn: ticks(default.tcp_syn),

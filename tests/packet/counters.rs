@@ -5,7 +5,7 @@ use lb_common::{
     net::{Be16, TCP},
 };
 use lb_userspace::{
-    datapath::{BackendCounters, Datapath as _},
+    datapath::{BackendCounters, Datapath as _, FlowTables as _},
     model::Protocol,
 };
 
@@ -104,7 +104,7 @@ fn the_sweep_counts_flows_by_backend() {
 
 /// Sets when the entries of a client port's flow expire, in ticks from now.
 fn expire(lab: &Lab, client_port: u16, ticks: i32) {
-    let expires = Tick(lab.datapath.now().0.wrapping_add_signed(ticks));
+    let expires = Tick(lab.datapath.flow_tables().now().unwrap().0.wrapping_add_signed(ticks));
     let mut table = lab.table_v4();
     let entries: Vec<_> = table.iter().map(Result::unwrap).collect();
     let port = Be16::new(client_port);

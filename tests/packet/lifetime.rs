@@ -6,7 +6,7 @@ use lb_common::{
     flow::Timeouts,
     reason::{DropReason, PassReason},
 };
-use lb_userspace::{datapath::Datapath as _, model::Protocol};
+use lb_userspace::{datapath::FlowTables as _, model::Protocol};
 
 use crate::{
     frames::{ACK, FIN, Packet, RST, SYN},
@@ -120,7 +120,7 @@ fn both_entries_get_the_timeout_of_their_phase() {
     for case in Case::tcp() {
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         let expect = |lab: &mut Lab, timeout: u32| {
-            let now = lab.datapath.now();
+            let now = lab.datapath.flow_tables().now().unwrap();
             let flow = lab
                 .flows()
                 .into_iter()

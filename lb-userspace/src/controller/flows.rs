@@ -96,14 +96,15 @@ fn no_backend(services: &[Service], wanted: &str) -> ApiError {
 }
 
 fn list(flows: &dyn FlowTables, limit: usize, names: &BTreeMap<u32, Names>) -> Reply {
-    let now = flows.now();
     let (mut found, mut total) = (Vec::new(), 0);
-    let walked = flows.for_each_flow(&mut |flow| {
-        let Some(names) = names.get(&flow.backend) else { return };
-        total += 1;
-        if found.len() < limit {
-            found.push(report(flow, names, now));
-        }
+    let walked = flows.now().and_then(|now| {
+        flows.for_each_flow(&mut |flow| {
+            let Some(names) = names.get(&flow.backend) else { return };
+            total += 1;
+            if found.len() < limit {
+                found.push(report(flow, names, now));
+            }
+        })
     });
     match walked {
         Ok(()) => Reply::Flows { flows: found, total },

@@ -5,7 +5,6 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use aya::{
@@ -20,10 +19,9 @@ use lb_common::{
     rewrite::Rewrite,
 };
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::{
     DatapathError, FlowEntry, FlowTables, Sweep, batch,
+    clock::Clock,
     pins::{Pins, kernel},
 };
 
@@ -34,6 +32,7 @@ const GRACE: u32 = 4096;
 pub struct KernelFlowTables {
     ipv4: Table<Addr4>,
     ipv6: Table<Addr6>,
+    clock: Clock,
 }
 
 impl KernelFlowTables {
@@ -43,13 +42,14 @@ impl KernelFlowTables {
         Ok(Self {
             ipv4: Table::open(&maps.join("FLOWS_V4"))?,
             ipv6: Table::open(&maps.join("FLOWS_V6"))?,
+            clock: Clock::load()?,
         })
     }
 }
 
 impl FlowTables for KernelFlowTables {
     fn sweep(&self) -> Result<Sweep, DatapathError> {
-        let now = self.now();
+        let now = self.now()?;
         let mut result = Sweep::default();
         let flows_ipv4 = sweep(&self.ipv4, now, &mut result)?;
         let flows_ipv6 = sweep(&self.ipv6, now, &mut result)?;
@@ -58,16 +58,13 @@ impl FlowTables for KernelFlowTables {
     }
 
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
-        let now = self.now();
+        let now = self.now()?;
         for_each(&self.ipv4, now, visit)?;
         for_each(&self.ipv6, now, visit)
     }
 
-    fn now(&self) -> Tick {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
-        Tick::from_ns(u64::try_from(now.as_nanos()).unwrap_or_default())
+    fn now(&self) -> Result<Tick, DatapathError> {
+        self.clock.now()
     }
 }
 

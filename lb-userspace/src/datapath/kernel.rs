@@ -14,7 +14,6 @@ use aya::{
 use aya_log::EbpfLogger;
 use lb_common::{
     abi::{Backend, BackendStats, Rotation, Service, ServiceKey, SlotPage},
-    flow::Tick,
     net::{self, Addr4, Addr6, Address, Be16},
     reason,
 };
@@ -295,10 +294,6 @@ impl Datapath for KernelDatapath {
 
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
         self.flows.for_each_flow(visit)
-    }
-
-    fn now(&self) -> Tick {
-        self.flows.now()
     }
 }
 

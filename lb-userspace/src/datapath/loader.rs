@@ -9,7 +9,7 @@ use aya::{
 use caps::{CapSet, Capability};
 
 use super::{
-    DatapathError, maps,
+    DatapathError, clock, maps,
     pins::{Pins, kernel},
 };
 use crate::model::Limits;
@@ -54,11 +54,13 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     maps::check_pinned(pins, limits)?;
     let directory = pins.maps();
     let redirect_back = u8::from(features.redirect_back);
+    let jiffy_scale = clock::jiffy_scale()?;
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("AYA_LOG_LEVEL", &features.log_level, false)
-        .override_global("REDIRECT_BACK", &redirect_back, true);
+        .override_global("REDIRECT_BACK", &redirect_back, true)
+        .override_global("JIFFY_SCALE", &jiffy_scale, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader
             .map_max_entries(name, entries)

@@ -4,6 +4,7 @@
 //! fake for tests.
 
 mod batch;
+mod clock;
 mod detach;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -239,8 +240,6 @@ pub trait Datapath: Send {
     fn sweep(&mut self) -> Result<Sweep, DatapathError>;
     /// Walks the flow tables and gives each unexpired flow to `visit`, once.
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
-    /// The packet path's clock.
-    fn now(&self) -> Tick;
 }
 
 /// The flow tables by themselves, so that a walk over a million flows keeps nobody from publishing a change. A handle
@@ -256,6 +255,9 @@ pub trait FlowTables: Send + Sync + 'static {
     /// # Errors
     /// When the kernel refuses.
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
-    /// As [`Datapath::now`].
-    fn now(&self) -> Tick;
+    /// The packet path's clock.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn now(&self) -> Result<Tick, DatapathError>;
 }
