@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     datapath::{Attachment, Datapath, DatapathError},
-    model::Interface,
+    model::{Interface, ServiceId},
 };
 
 impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
@@ -36,12 +36,14 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             );
         }
         self.attachments.insert(interface.name.clone(), Ok(attachment));
+        self.note_attachments();
         Ok(())
     }
 
     pub(super) fn detach(&mut self, name: &str) -> Result<(), DatapathError> {
         self.datapath.detach(name)?;
         self.attachments.remove(name);
+        self.note_attachments();
         tracing::info!("detached from {name}");
         Ok(())
     }
@@ -72,7 +74,19 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             tracing::warn!("{name}: {error}");
         }
         self.attachments.insert(name.to_owned(), Err("missing".to_owned()));
+        self.note_attachments();
         self.lose_vips_on(name);
+    }
+
+    /// Backends take flows only through interfaces that carry the packet path. Before the first publication, at the start,
+    /// there is nothing to publish anew.
+    fn note_attachments(&mut self) {
+        let attached = self.attachments.values().flatten().map(|a| a.ifindex).collect();
+        self.world.attached = Some(attached);
+        if !self.outlooks.is_empty() {
+            let ids: Vec<ServiceId> = self.desired.services.iter().map(|s| s.id).collect();
+            self.publish_or_retry(&ids);
+        }
     }
 
     fn reattach(&mut self, interface: &Interface) {

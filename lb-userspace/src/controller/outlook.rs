@@ -1,7 +1,10 @@
 //! What becomes of a service, given what is known of the world: which backends take new flows, why the others do not,
 //! and how their entries look. Pure.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use lb_common::{
     abi::{self, BackendState, Link},
@@ -43,6 +46,8 @@ pub(crate) struct World {
     pub(crate) hops: HashMap<IpAddr, Result<NextHop, HopError>>,
     /// The last good answer, or what was adopted.
     pub(crate) known: HashMap<IpAddr, KnownHop>,
+    /// Indices of the interfaces that carry the packet path, once that is known.
+    pub(crate) attached: Option<BTreeSet<u32>>,
 }
 
 /// What becomes of a service.
@@ -116,7 +121,7 @@ fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &Full
     let answer = world.hops.get(&ip);
     let known = world.known.get(&ip).copied();
     let (no_hop, waiting) = match answer {
-        Some(Ok(_)) => (None, false),
+        Some(Ok(hop)) => (unattached(hop, world), false),
         Some(Err(error)) if !error.resolving => (Some(error.message.clone()), false),
         _ if known.is_some() => (None, false),
         Some(Err(error)) => (Some(error.message.clone()), true),
@@ -154,6 +159,16 @@ fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &Full
             BackendState::DOWN
         },
     }
+}
+
+/// Packets cannot leave by an interface that the packet path is not attached to, however healthy the backend looks to the
+/// health checks, which go through the kernel.
+fn unattached(hop: &NextHop, world: &World) -> Option<String> {
+    let attached = world.attached.as_ref()?;
+    let name = &hop.interface;
+    (!attached.contains(&hop.ifindex)).then(|| {
+        format!("it is reached through {name}, which lb is not attached to: `lb attach {name}`, or add it to the configuration")
+    })
 }
 
 /// The addresses that connections to a backend come from: those configured of its family, else the route's own.

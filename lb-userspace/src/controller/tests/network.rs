@@ -6,7 +6,7 @@ use super::lab::{Daemon, Host, hop};
 use crate::{
     api::{HealthState, Request},
     controller::{
-        ports::{HopError, NetEvent},
+        ports::{HopError, NetEvent, NextHop},
         testing::{backend, service},
     },
     datapath::Datapath as _,
@@ -122,6 +122,16 @@ async fn an_interface_that_returns_is_attached_again() {
     daemon.net.0.lock().unwrap().interfaces.insert("eth0".into(), 9);
     daemon.net.0.lock().unwrap().vips.clear();
     host.datapath.state().interfaces.insert("eth0".into(), 9);
+    for mac in [1, 2] {
+        let hop = NextHop { ifindex: 9, ..hop(mac) };
+        daemon
+            .net
+            .0
+            .lock()
+            .unwrap()
+            .hops
+            .insert([10, 0, 1, mac].into(), Ok(hop));
+    }
     daemon.network_event(link()).await;
     assert_eq!(host.datapath.state().attached["eth0"], 9);
     assert_eq!(daemon.net.0.lock().unwrap().vips.len(), 1, "the VIP is back as well");
@@ -148,7 +158,47 @@ async fn interfaces_are_attached_and_detached_at_run_time() {
     }
     assert!(host.datapath.state().attached.is_empty());
     let warnings = daemon.status().await.warnings;
-    assert_eq!(warnings, ["lb is attached to no interface: it sees no packets"]);
+    assert_eq!(
+        warnings,
+        [
+            "service web: no backend can take new flows",
+            "lb is attached to no interface: it sees no packets"
+        ]
+    );
+}
+
+/// The health checks go through the kernel and stay green; packets of the service could not leave.
+#[tokio::test(start_paused = true)]
+async fn a_backend_behind_an_interface_without_the_packet_path_takes_no_flows() {
+    let (host, daemon) = lab().await;
+    daemon.all_up(&web()).await;
+    host.datapath.state().interfaces.insert("eth1".into(), 2);
+    daemon.net.0.lock().unwrap().interfaces.insert("eth1".into(), 2);
+    let behind = NextHop {
+        ifindex: 2,
+        interface: "eth1".into(),
+        ..hop(1)
+    };
+    daemon
+        .net
+        .0
+        .lock()
+        .unwrap()
+        .hops
+        .insert([10, 0, 1, 1].into(), Ok(behind));
+    daemon.network_event(NetEvent::NextHops).await;
+    assert_eq!(daemon.order(), [2]);
+    let why_not = daemon.backend("web1").await.why_not.unwrap();
+    assert!(
+        why_not.contains("through eth1, which lb is not attached to: `lb attach eth1`"),
+        "{why_not}"
+    );
+    let interface = Interface {
+        name: "eth1".into(),
+        xdp: XdpMode::Auto,
+    };
+    daemon.ask(Request::Attach { interface }).await.unwrap();
+    assert_eq!(daemon.order(), [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
