@@ -142,7 +142,7 @@ pub enum DatapathError {
     NoBpffs(PathBuf),
     /// Pins of another ABI version are in the way.
     #[error(
-        "{path} holds a packet path of another lb version (map layout {found}, this lb has {expected}): run `lb detach` of that version, or remove it with `lb detach --force`, which cuts its connections"
+        "{path} holds a packet path of another lb version (map layout {found}, this lb has {expected}): end its daemon and run `lb detach`, which cuts its connections, or start the lb version that made it"
     )]
     AbiMismatch {
         /// Pin directory.
