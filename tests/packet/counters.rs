@@ -91,7 +91,7 @@ fn the_sweep_counts_flows_by_backend() {
     }
     let [a, b] = [tcp.servers[0].index, tcp.servers[1].index];
     let c = udp.servers[0].index;
-    let sweep = lab.datapath.sweep().unwrap();
+    let sweep = lab.datapath.flow_tables().sweep().unwrap();
     assert_eq!(sweep.flows, [10, 3]);
     assert_eq!(sweep.present, [(a, 5), (b, 5), (c, 3)].into());
     assert_eq!(
@@ -133,20 +133,20 @@ fn the_sweep_removes_what_expired_some_seconds_ago() {
     // The first is long gone; a packet may still be at work on the second.
     expire(&lab, 4000, -10_000);
     expire(&lab, 4001, -100);
-    let sweep = lab.datapath.sweep().unwrap();
+    let sweep = lab.datapath.flow_tables().sweep().unwrap();
     assert_eq!((sweep.expired, sweep.flows), (1, [1, 0]));
     assert_eq!(
         (sweep.present.get(&server), sweep.active.get(&server)),
         (Some(&1), Some(&1))
     );
     assert_eq!(lab.table_v4().keys().count(), 4, "both entries are gone");
-    let sweep = lab.datapath.sweep().unwrap();
+    let sweep = lab.datapath.flow_tables().sweep().unwrap();
     assert_eq!((sweep.expired, sweep.flows), (0, [1, 0]), "counted once");
     lab.answer(&service, &requests[2], flows[2], SYN | ACK);
     for request in &requests[..2] {
         assert_ne!(lab.forward(&service, request), flows[0]);
     }
-    assert_eq!(lab.datapath.sweep().unwrap().flows, [3, 0]);
+    assert_eq!(lab.datapath.flow_tables().sweep().unwrap().flows, [3, 0]);
 }
 
 #[test]

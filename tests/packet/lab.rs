@@ -12,7 +12,7 @@ use lb_common::{
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
-    datapath::{BackendCounters, Datapath as _, FlowEntry, KernelDatapath},
+    datapath::{BackendCounters, Datapath as _, FlowEntry, FlowTables as _, KernelDatapath},
     model::{Protocol, XdpMode},
 };
 
@@ -303,7 +303,10 @@ impl Lab {
     /// All flows.
     pub(crate) fn flows(&self) -> Vec<FlowEntry> {
         let mut flows = Vec::new();
-        self.datapath.for_each_flow(&mut |flow| flows.push(*flow)).unwrap();
+        self.datapath
+            .flow_tables()
+            .for_each_flow(&mut |flow| flows.push(*flow))
+            .unwrap();
         flows
     }
 

@@ -240,14 +240,6 @@ impl Datapath for FakeDatapath {
     fn maps(&self) -> Result<Vec<MapReport>, DatapathError> {
         Ok(Vec::new())
     }
-
-    fn sweep(&mut self) -> Result<Sweep, DatapathError> {
-        FlowTables::sweep(self)
-    }
-
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
-        FlowTables::for_each_flow(self, visit)
-    }
 }
 
 impl FlowTables for FakeDatapath {

@@ -19,8 +19,7 @@ use lb_common::{
 };
 
 use super::{
-    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, FlowTables, KernelFlowTables, Sweep,
-    links, loader,
+    Attachment, BackendCounters, Contents, Datapath, DatapathError, KernelFlowTables, links, loader,
     maps::{self, Maps, ServiceMap, page_of},
     pins::{Pins, kernel},
 };
@@ -286,14 +285,6 @@ impl Datapath for KernelDatapath {
 
     fn maps(&self) -> Result<Vec<MapReport>, DatapathError> {
         maps::memory(&self.pins, &self.limits)
-    }
-
-    fn sweep(&mut self) -> Result<Sweep, DatapathError> {
-        self.flows.sweep()
-    }
-
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
-        self.flows.for_each_flow(visit)
     }
 }
 

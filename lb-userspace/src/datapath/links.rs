@@ -1,11 +1,6 @@
 //! Attaching the packet path to interfaces, and adopting links that an earlier daemon pinned.
 
-use std::{
-    fs, io,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::Path};
 
 use aya::{
     Ebpf,
@@ -23,9 +18,6 @@ use super::{
     pins::{Pins, kernel},
 };
 use crate::model::XdpMode;
-
-/// How long the kernel may take to let go of a link whose pin was removed.
-const RELEASE_TIME: Duration = Duration::from_millis(400);
 
 /// Attaches to an interface in the wanted mode, or puts the program into the link that is pinned for it.
 pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, name: &str, mode: XdpMode) -> Result<Attachment, DatapathError> {
@@ -95,18 +87,7 @@ fn adopt(ebpf: &mut Ebpf, path: &Path, wanted: bool) -> Result<bool, DatapathErr
     Ok(false)
 }
 
-/// Attaches anew. The kernel lets go of a link some moments after its pin is removed, so a busy interface is asked again.
 fn attach_new(ebpf: &mut Ebpf, pins: &Pins, ifindex: u32, native: bool) -> Result<(), AttachError> {
-    let deadline = Instant::now() + RELEASE_TIME;
-    loop {
-        match attach_once(ebpf, pins, ifindex, native) {
-            Err(error) if error.busy() && Instant::now() < deadline => thread::sleep(RELEASE_TIME / 20),
-            result => return result,
-        }
-    }
-}
-
-fn attach_once(ebpf: &mut Ebpf, pins: &Pins, ifindex: u32, native: bool) -> Result<(), AttachError> {
     let mode = if native { AyaMode::Driver } else { AyaMode::Skb };
     let program = program(ebpf).map_err(AttachError::other)?;
     let id = program
@@ -163,11 +144,6 @@ impl AttachError {
             text: error.to_string(),
             errno: None,
         }
-    }
-
-    /// Whether another program holds the interface.
-    fn busy(&self) -> bool {
-        matches!(self.errno, Some(libc::EBUSY | libc::EEXIST))
     }
 
     /// Whether another mode may help.

@@ -236,21 +236,17 @@ pub trait Datapath: Send {
     fn clear_backend_counters(&mut self, index: u32) -> Result<(), DatapathError>;
     /// Memory of each map.
     fn maps(&self) -> Result<Vec<MapReport>, DatapathError>;
-    /// Walks the flow tables: counts flows, removes expired ones.
-    fn sweep(&mut self) -> Result<Sweep, DatapathError>;
-    /// Walks the flow tables and gives each unexpired flow to `visit`, once.
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
 }
 
 /// The flow tables by themselves, so that a walk over a million flows keeps nobody from publishing a change. A handle
 /// is used from threads that may block.
 pub trait FlowTables: Send + Sync + 'static {
-    /// As [`Datapath::sweep`].
+    /// Walks the tables: counts flows, removes expired ones.
     ///
     /// # Errors
     /// When the kernel refuses.
     fn sweep(&self) -> Result<Sweep, DatapathError>;
-    /// As [`Datapath::for_each_flow`].
+    /// Walks the tables and gives each unexpired flow to `visit`, once.
     ///
     /// # Errors
     /// When the kernel refuses.
