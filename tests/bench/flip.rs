@@ -12,7 +12,7 @@ use lb_userspace::{
 };
 
 use crate::{
-    balancer::{self, PacketPath, pages},
+    bed::balancer::{self, PacketPath, pages},
     figure::{Report, Target, Unit, quantile},
     interrupt,
 };

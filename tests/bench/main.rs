@@ -3,29 +3,38 @@
 //! Absolute rates depend on the machine and on what else it does; ratios within one run hold. A figure is void, and the
 //! exit code that of failure, when the counters say that packets did not go the way that was to be measured.
 
-mod balancer;
-mod chain;
+mod bed;
 mod figure;
 mod flip;
 mod interrupt;
 mod machine;
 mod memory;
-mod nftables;
 mod opening;
 mod throughput;
-mod traffic;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use figure::Report;
 use serde_json::json;
 
-/// Measure the packet path, and print it beside its targets.
+/// Measure the packet path.
 #[derive(Debug, Parser)]
 #[command(name = "lb-bench")]
-struct Args {
+struct Cli {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// Speed beside that of peers and targets.
+    Peers(Peers),
+}
+
+#[derive(Debug, clap::Args)]
+struct Peers {
     /// Fewer rounds and no run of a million flows: under two minutes.
     #[arg(long)]
     quick: bool,
@@ -35,7 +44,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let Measurement::Peers(args) = Cli::parse().measurement;
+    match run(&args) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -44,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<ExitCode> {
+fn run(args: &Peers) -> Result<ExitCode> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("measuring needs root, for namespaces and BPF: run it with sudo");
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use lb_userspace::{datapath::Datapath as _, model::Limits};
 
 use crate::{
-    balancer::PacketPath,
+    bed::balancer::PacketPath,
     figure::{Report, Target, Unit},
 };
 

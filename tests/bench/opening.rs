@@ -1,14 +1,12 @@
 //! Packets that each open a flow.
 
 use anyhow::Result;
+use lb_common::abi::Mode;
 use lb_userspace::model::Limits;
 
 use crate::{
-    balancer::Balancer,
-    chain::Chain,
+    bed::{balancer::Balancer, chain::Chain, nftables, traffic::Traffic},
     figure::{Report, Target, Unit},
-    nftables,
-    traffic::Traffic,
 };
 
 /// Flows in one trial: within the kernel's usual limit of 262,144 tracked connections.
@@ -44,7 +42,7 @@ pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
 }
 
 fn balancer(traffic: Traffic) -> Result<(f64, Option<String>)> {
-    let mut balancer = Balancer::new(Chain::new(traffic)?, Limits::default())?;
+    let mut balancer = Balancer::new(Chain::new(traffic)?, Limits::default(), Mode::FULL_NAT)?;
     balancer.chain.flows(0, u32::MAX)?;
     let before = balancer.counts()?;
     let run = balancer.chain.send(FLOWS)?;

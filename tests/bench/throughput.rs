@@ -5,14 +5,17 @@ use aya::{
     programs::ProgramInfo,
     sys::{Stats, enable_stats},
 };
+use lb_common::abi::Mode;
 use lb_userspace::model::Limits;
 
 use crate::{
-    balancer::Balancer,
-    chain::{Chain, Run},
+    bed::{
+        balancer::Balancer,
+        chain::{Chain, Run},
+        nftables,
+        traffic::Traffic,
+    },
     figure::{Report, Target, Unit},
-    nftables,
-    traffic::Traffic,
 };
 
 /// One section of the report.
@@ -125,7 +128,7 @@ impl Contest {
         let mut contest = Self {
             tx: Chain::new(traffic)?.bare("bare_tx")?,
             redirect: Chain::new(traffic)?.bare("bare_redirect")?,
-            balancer: Balancer::new(Chain::new(traffic)?, limits)?,
+            balancer: Balancer::new(Chain::new(traffic)?, limits, Mode::FULL_NAT)?,
             nftables: None,
         };
         if scenario.with_nftables && flows < nftables::most_flows() {

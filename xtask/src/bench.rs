@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     cargo.args(["build", "--release", "--package", "lb-tests", "--bin", "lb-bench"]);
     shell::run(&mut cargo)?;
     let mut bench = shell::command(&shell::target_directory()?.join("release/lb-bench").to_string_lossy());
+    bench.arg("peers");
     if args.quick {
         bench.arg("--quick");
     }

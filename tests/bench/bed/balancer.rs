@@ -15,7 +15,7 @@ use lb_userspace::{
     model::{self, Limits, Protocol, ServiceId, XdpMode},
 };
 
-use crate::chain::{Chain, EGRESS_MAC, Run, SINK_MAC};
+use super::chain::{Chain, EGRESS_MAC, Run, SINK_MAC};
 
 /// Backends of the service.
 pub(crate) const BACKENDS: u8 = 4;
@@ -64,8 +64,8 @@ pub(crate) struct Counts {
 }
 
 impl Balancer {
-    /// Puts a packet path into a chain, with one service over four backends.
-    pub(crate) fn new(mut chain: Chain, limits: Limits) -> Result<Self> {
+    /// Puts a packet path into a chain, with one service over four backends in a forwarding mode.
+    pub(crate) fn new(mut chain: Chain, limits: Limits, mode: Mode) -> Result<Self> {
         let mut path = PacketPath::load(chain.instance(), limits)?;
         let datapath = &mut path.0;
         let traffic = chain.traffic();
@@ -76,13 +76,17 @@ impl Balancer {
         for n in 0..BACKENDS {
             let address = SocketAddr::new(traffic.backend(n), 8080);
             let sources = u32::from(SOURCES);
-            datapath.set_backend(n.into(), backend(address, traffic.protocol(), sources, link))?;
+            let backend = Backend {
+                mode,
+                ..backend(address, traffic.protocol(), sources, link)
+            };
+            datapath.set_backend(n.into(), backend)?;
         }
         let slots: Vec<u32> = (0..u32::from(BACKENDS)).collect();
         datapath.write_pages(0, &pages(&slots))?;
         datapath.set_rotation(0, Rotation::new(0, BACKENDS.into()))?;
         let id = ServiceId {
-            vip: SocketAddr::new(traffic.vip(), crate::traffic::PORT),
+            vip: SocketAddr::new(traffic.vip(), super::traffic::PORT),
             protocol: traffic.protocol(),
         };
         datapath.set_service(id, 0)?;
@@ -139,7 +143,7 @@ impl Counts {
     }
 }
 
-/// A backend that is up, with the configuration's defaults.
+/// A backend of a `full-nat` service that is up, with the configuration's defaults.
 pub(crate) fn backend(address: SocketAddr, protocol: Protocol, sources: u32, link: Link) -> Backend {
     let ports = model::FullNat::default().source_ports;
     let (on_down, number) = match protocol {

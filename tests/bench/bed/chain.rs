@@ -26,7 +26,8 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{interrupt, traffic::Traffic};
+use super::traffic::Traffic;
+use crate::interrupt;
 
 /// MAC address of `gen`.
 pub(crate) const GENERATOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];

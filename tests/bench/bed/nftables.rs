@@ -7,7 +7,7 @@ use std::{fs, net::IpAddr};
 use anyhow::Result;
 use lb_userspace::model::Protocol;
 
-use crate::{balancer::BACKENDS, chain::Chain, traffic::PORT};
+use super::{balancer::BACKENDS, chain::Chain, traffic::PORT};
 
 /// Puts nftables into a chain.
 pub(crate) fn forward(mut chain: Chain) -> Result<Chain> {

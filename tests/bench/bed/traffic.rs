@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use etherparse::{PacketBuilder, PacketBuilderStep};
 use lb_userspace::model::Protocol;
 
-use crate::chain::{GENERATOR_MAC, INGRESS_MAC};
+use super::chain::{GENERATOR_MAC, INGRESS_MAC};
 
 /// Where services listen.
 pub(crate) const PORT: u16 = 80;
