@@ -75,7 +75,12 @@ impl Frame {
     /// Cuts or keeps the frame so that it ends after `length` bytes.
     #[inline(always)]
     pub fn truncate(self, length: usize) -> Option<()> {
-        let change = length as i32 - self.length() as i32;
+        self.lengthen(length as i32 - self.length() as i32)
+    }
+
+    /// Moves the frame's end by so many bytes, back if negative.
+    #[inline(always)]
+    pub fn lengthen(self, change: i32) -> Option<()> {
         // SAFETY: the helper checks the new length; pointers into the packet are made anew at each access.
         let result = unsafe { bpf_xdp_adjust_tail(self.ctx, change) };
         (result == 0).then_some(())

@@ -119,6 +119,10 @@ pub struct Lane {
     pub left: u64,
     /// Bytes sent, frame check sequence not counted.
     pub bytes: u64,
+    /// When the first packet was sent, in nanoseconds of the kernel's monotonic clock; zero: it was not yet.
+    pub begun: u64,
+    /// When the last one was; zero: it was not yet.
+    pub ended: u64,
     /// When the next packet is due.
     pub pace: Pace,
     /// The first of its flows, or of its places in the drawn order of flows.
@@ -135,8 +139,8 @@ pub struct Lane {
     pub sequence_base: u32,
     /// Not zero: flows take turns, whatever the order of the run is.
     pub in_turn: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of the longest frame, which all buffers have before they are cut.
+    pub longest: u32,
 }
 
 /// A server as the sink sees it: where frames were addressed to when they arrived.
@@ -295,7 +299,7 @@ impl Counters {
 
 const _: () = {
     assert!(size_of::<Template>() == 96);
-    assert!(size_of::<Lane>() == 16 + 24 + 32);
+    assert!(size_of::<Lane>() == 32 + 16 + 32);
     assert!(size_of::<BackendKey>() == 28);
     assert!(size_of::<BackendCount>() == 24);
     assert!(size_of::<Track>() == 24);

@@ -73,20 +73,27 @@ pub const DATA_V6: Layout = Layout {
     ..BARE_V6
 };
 
-const PACED: u8 = 1;
-
 /// Writes the next frame, if there is one to be sent now, and has it sent.
 #[inline(always)]
 pub fn run(ctx: &XdpContext, layout: &Layout) -> u32 {
     let Some(lane) = maps::lane() else {
         return xdp_action::XDP_ABORTED;
     };
-    if lane.left == 0 || (features::paced() == PACED && !lane.pace.take(kernel::now())) {
+    if lane.left == 0 {
+        return xdp_action::XDP_DROP;
+    }
+    if lane.begun == 0 {
+        lane.begun = kernel::now();
+    }
+    if features::paced() != 0 && !lane.pace.take(kernel::now() - lane.begun) {
         return xdp_action::XDP_DROP;
     }
     match write(ctx, lane, layout) {
         Some(()) => {
             lane.left -= 1;
+            if lane.left == 0 {
+                lane.ended = kernel::now();
+            }
             xdp_action::XDP_TX
         }
         None => xdp_action::XDP_ABORTED,
@@ -97,8 +104,9 @@ pub fn run(ctx: &XdpContext, layout: &Layout) -> u32 {
 fn write(ctx: &XdpContext, lane: &mut Lane, layout: &Layout) -> Option<()> {
     let (flow, sequence) = next(lane)?;
     let mut number = 0;
-    if features::targets() > 1 {
-        number = flow % features::targets();
+    let targets = features::targets();
+    if targets > 1 {
+        number = flow % targets;
     }
     if features::mixed() != 0 {
         number = number * SIZES as u32 + traffic::mixed_size(lane.turn);
@@ -111,7 +119,7 @@ fn write(ctx: &XdpContext, lane: &mut Lane, layout: &Layout) -> Option<()> {
     }
     let frame = Frame::new(ctx);
     if features::mixed() != 0 {
-        frame.truncate(template.length as usize)?;
+        frame.lengthen(template.length as i32 - lane.longest as i32)?;
         lane.bytes += u64::from(template.length);
     }
 

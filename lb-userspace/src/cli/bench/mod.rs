@@ -1,7 +1,9 @@
 //! `lb bench`: load for one's own installation. It does not talk to the daemon.
 
 mod closed;
+mod open;
 mod show;
+mod sink;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -32,11 +34,15 @@ pub enum BenchCommand {
     /// Send traffic of one kind to an address, from an interface, for a bounded time
     #[command(subcommand)]
     Traffic(TrafficCommand),
+    /// Receive the traffic of udp, syn, ack and handshake, and say what came where and how
+    Sink(sink::SinkArgs),
 }
 
 /// The kinds of traffic.
 #[derive(Debug, Clone, Subcommand)]
 #[command(after_help = "\
+Open loop (udp, syn, ack, handshake): packets made in the kernel, at a rate that
+does not wait for answers. They measure what the load balancer bears.
 Closed loop (tcp, http): real connections of this host's kernel; each waits for its answer before
 the next. They measure what clients see.
 
@@ -44,6 +50,14 @@ Load goes only by the interface and to the address that you name. The plan is sh
 packet, every run ends by itself, and Ctrl-C ends it early, with its results.
 Load only what is yours: docs/load-testing.md says how to set it up and how to read the figures.")]
 pub enum TrafficCommand {
+    /// Send UDP datagrams
+    Udp(open::UdpArgs),
+    /// Send TCP connection requests, and never go on with them
+    Syn(open::SynArgs),
+    /// Send TCP segments of connections that were opened before
+    Ack(open::AckArgs),
+    /// Do one TCP handshake for each flow
+    Handshake(open::HandshakeArgs),
     /// Open TCP connections: connections per second, and how long they take
     Tcp(closed::TcpArgs),
     /// Ask over HTTP/1.1: requests per second, and how long they take
@@ -53,6 +67,11 @@ pub enum TrafficCommand {
 impl BenchCommand {
     pub(super) fn run(&self, view: &View) -> Result<(), ApiError> {
         match self {
+            Self::Sink(args) => args.run(view),
+            Self::Traffic(TrafficCommand::Udp(args)) => args.run(view),
+            Self::Traffic(TrafficCommand::Syn(args)) => args.run(view),
+            Self::Traffic(TrafficCommand::Ack(args)) => args.run(view),
+            Self::Traffic(TrafficCommand::Handshake(args)) => args.run(view),
             Self::Traffic(TrafficCommand::Tcp(args)) => args.run(view),
             Self::Traffic(TrafficCommand::Http(args)) => args.run(view),
         }

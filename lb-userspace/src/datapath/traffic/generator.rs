@@ -44,8 +44,6 @@ use crate::net::Mac;
 const BATCH: u32 = 64;
 /// How long one looks at the cores' progress at a time.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long a schedule waits for all cores to be ready.
-const RUN_UP: Duration = Duration::from_millis(20);
 /// How long answers may be under way when the last packet was sent.
 const LINGER: Duration = Duration::from_millis(300);
 /// Sizes of the simple IMIX, in bytes, frame check sequence included.
@@ -175,7 +173,7 @@ pub enum Phase {
 pub struct Snapshot {
     /// Where in the run.
     pub phase: Phase,
-    /// Since the phase began.
+    /// Since the phase's first packet, until its last if all were sent.
     pub elapsed: Duration,
     /// Packets of the phase that were sent.
     pub sent: u64,
@@ -281,7 +279,7 @@ impl Generator {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn run(&mut self, stop: &AtomicBool, watch: &mut dyn FnMut(&Snapshot)) -> Result<Outcome, DatapathError> {
+    pub fn run(&mut self, stop: &dyn Fn() -> bool, watch: &mut dyn FnMut(&Snapshot)) -> Result<Outcome, DatapathError> {
         let setup = self.setup.clone();
         let end = Instant::now() + setup.duration;
         let before = interface_counters(&setup.interface);
@@ -290,7 +288,6 @@ impl Generator {
         let each = Work {
             packets: Some(setup.flows.into()),
             rate: setup.rate,
-            start: 0,
             sequence_base: 0,
             each: true,
         };
@@ -319,7 +316,7 @@ impl Generator {
             };
             // Connections are ended even when the time is up.
             let end = Instant::now() + Duration::from_secs(30);
-            let never = AtomicBool::new(false);
+            let never = || false;
             let flags = Content::Bare { flags: RST_ACK };
             generated += self.phase(Phase::Closing, flags, closing, end, &never, watch)?.sent;
             thread::sleep(LOOK);
@@ -334,7 +331,7 @@ impl Generator {
             generated,
             returned: counters(&self.ebpf)?,
             latencies: latencies(&self.ebpf)?,
-            stopped: stop.load(Ordering::Relaxed),
+            stopped: stop(),
         })
     }
 
@@ -343,13 +340,13 @@ impl Generator {
         &self,
         sending: &Snapshot,
         end: Instant,
-        stop: &AtomicBool,
+        stop: &dyn Fn() -> bool,
         watch: &mut dyn FnMut(&Snapshot),
     ) -> Result<(), DatapathError> {
         let begun = Instant::now();
         let mut quiet = begun;
         let mut last = counters(&self.ebpf)?;
-        while quiet.elapsed() < LINGER && Instant::now() < end + LINGER && !stop.load(Ordering::Relaxed) {
+        while quiet.elapsed() < LINGER && Instant::now() < end + LINGER && !stop() {
             let answered = last.get(Counter::Handshakes) + last.get(Counter::Resets);
             if self.setup.kind == Kind::Handshake && answered >= self.setup.flows.into() {
                 break;
@@ -376,18 +373,11 @@ impl Generator {
         content: Content,
         work: Work,
         end: Instant,
-        stop: &AtomicBool,
+        stop: &dyn Fn() -> bool,
         watch: &mut dyn FnMut(&Snapshot),
     ) -> Result<Snapshot, DatapathError> {
         let frame = self.write_templates(content)?;
-        let begun = Instant::now() + RUN_UP;
-        let lanes = lanes::divide(
-            &self.setup,
-            &Work {
-                start: now()?.saturating_add(u64::try_from(RUN_UP.as_nanos()).unwrap_or_default()),
-                ..work
-            },
-        );
+        let lanes = lanes::divide(&self.setup, &work, u32::try_from(frame.len()).unwrap_or_default());
         self.write_lanes(&lanes)?;
         let program = run_program(&self.ebpf, program_name(&self.setup, content))?;
         let context = context(frame.len(), self.setup.ifindex);
@@ -402,27 +392,27 @@ impl Generator {
             repeat,
             ended: &AtomicBool::new(false),
         };
-        let look = |elapsed| self.look(phase, &lanes, frame.len(), elapsed);
+        let look = || self.look(phase, &lanes, frame.len());
         thread::scope(|scope| {
             let (report, threads) = mpsc::channel();
             let workers: Vec<_> = (self.setup.cores.iter().zip(&lanes))
                 .map(|(core, _)| {
                     let (core, job, report) = (*core, &job, report.clone());
-                    scope.spawn(move || job.run(core, &report))
+                    scope.spawn(move || job.run(core, report))
                 })
                 .collect();
             drop(report);
             let threads: Vec<Pthread> = threads.iter().collect();
             let mut shown = Instant::now();
             let watched = loop {
-                let snapshot = match look(begun.elapsed()) {
+                let snapshot = match look() {
                     Ok(snapshot) => snapshot,
                     Err(error) => break Err(error),
                 };
                 let all_sent = lanes_total(&lanes) == Some(snapshot.sent);
                 let idle = workers.iter().all(ScopedJoinHandle::is_finished);
-                if all_sent || idle || Instant::now() >= end || stop.load(Ordering::Relaxed) {
-                    break Ok(begun.elapsed());
+                if all_sent || idle || Instant::now() >= end || stop() {
+                    break Ok(());
                 }
                 if shown.elapsed() >= Duration::from_millis(100) {
                     shown = Instant::now();
@@ -432,22 +422,25 @@ impl Generator {
             };
             job.ended.store(true, Ordering::Relaxed);
             let result = end_workers(workers, &threads);
-            let took = watched?;
-            result?;
-            // A core that waited for the next packet's time when all was sent took longer than the sending.
-            look(took)
+            watched.and(result)?;
+            look()
         })
     }
 
-    fn look(&self, phase: Phase, lanes: &[Lane], length: usize, elapsed: Duration) -> Result<Snapshot, DatapathError> {
+    fn look(&self, phase: Phase, lanes: &[Lane], length: usize) -> Result<Snapshot, DatapathError> {
         let values = per_cpu::<Lane>(&self.ebpf, "LANES")?
             .get(&0, 0)
             .map_err(|e| kernel("map LANES", chain(&e)))?;
-        let (mut sent, mut bytes) = (0, 0);
+        let (mut sent, mut bytes, mut begun, mut ended) = (0, 0, u64::MAX, 0);
+        let clock = clock()?;
         for (core, lane) in self.setup.cores.iter().zip(lanes) {
             if let Some(now) = values.get(*core) {
                 sent += lane.left - now.left;
                 bytes += now.bytes;
+                if now.begun > 0 {
+                    begun = begun.min(now.begun);
+                    ended = ended.max(if now.ended > 0 { now.ended } else { clock });
+                }
             }
         }
         // Only a mix is counted by the program.
@@ -456,7 +449,7 @@ impl Generator {
         }
         Ok(Snapshot {
             phase,
-            elapsed,
+            elapsed: Duration::from_nanos(ended.saturating_sub(begun)),
             sent,
             bytes,
             returned: counters(&self.ebpf)?,
@@ -530,13 +523,14 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Stays on a core and has the kernel make frames until it is interrupted. Tells which thread it is first.
-    fn run(&self, core: usize, report: &mpsc::Sender<Pthread>) -> Result<(), DatapathError> {
+    fn run(&self, core: usize, report: mpsc::Sender<Pthread>) -> Result<(), DatapathError> {
         let mut cores = CpuSet::new();
         let pinned = cores
             .set(core)
             .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores));
         // Whoever waits for this is there as long as this thread.
         let _ = report.send(pthread_self());
+        drop(report);
         pinned.map_err(|e| kernel(format!("cannot run on core {core}"), e))?;
         loop {
             let result = self.program.test_run(TestRunOptions {
@@ -652,7 +646,7 @@ fn context(length: usize, ifindex: u32) -> Vec<u8> {
 }
 
 /// The clock that the programs read.
-fn now() -> Result<u64, DatapathError> {
+fn clock() -> Result<u64, DatapathError> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| kernel("cannot read the clock", e))?;
     Ok(u64::try_from(Duration::from(time).as_nanos()).unwrap_or_default())
 }

@@ -54,8 +54,6 @@ pub(super) struct Work {
     pub(super) packets: Option<u64>,
     /// Packets a second.
     pub(super) rate: Option<u64>,
-    /// When the schedule starts, in nanoseconds of the monotonic clock.
-    pub(super) start: u64,
     /// Added to the flow's number in TCP's sequence numbers.
     pub(super) sequence_base: u32,
     /// Whether every flow has its turn, whatever the order of the run is.
@@ -63,7 +61,7 @@ pub(super) struct Work {
 }
 
 /// What each core has to do.
-pub(super) fn divide(setup: &Setup, work: &Work) -> Vec<Lane> {
+pub(super) fn divide(setup: &Setup, work: &Work, longest: u32) -> Vec<Lane> {
     let cores = lanes(setup);
     (0..cores)
         .map(|n| {
@@ -79,15 +77,13 @@ pub(super) fn divide(setup: &Setup, work: &Work) -> Vec<Lane> {
             };
             Lane {
                 left,
-                pace: work
-                    .rate
-                    .map(|rate| Pace::new(work.start, rate, n, cores))
-                    .unwrap_or_default(),
+                pace: work.rate.map(|rate| Pace::new(rate, n, cores)).unwrap_or_default(),
                 first: places.start,
                 end: places.end,
                 next: places.start,
                 sequence_base: work.sequence_base,
                 in_turn: u32::from(work.each),
+                longest,
                 ..Lane::default()
             }
         })
