@@ -45,6 +45,8 @@ features! {
     REFLECT reflect: u8 = 0;
     /// Whether connection requests are answered.
     RESPOND respond: u8 = 0;
+    /// Whether frames go back by redirect instead of `XDP_TX`, which a veth holds if its peer has no XDP program.
+    REDIRECT_BACK redirect_back: u8 = 0;
     /// Whether accepted connection requests are acknowledged.
     ACKNOWLEDGE acknowledge: u8 = 0;
 }

@@ -112,5 +112,5 @@ fn answer<F: Family>(frame: Frame, ip: &Ip, flow: u32) -> Option<u32> {
     if first.is_some() {
         maps::count(Counter::Handshakes, 1);
     }
-    Some(xdp_action::XDP_TX)
+    Some(segment::back(frame))
 }

@@ -1,5 +1,6 @@
 //! TCP segments without options, as the generator and the responder send them, and the checksums of anything.
 
+use aya_ebpf::bindings::xdp_action;
 use lb_common::{
     net::{Be16, TCP},
     traffic::{MIN_FRAME, stamp::sum},
@@ -8,6 +9,7 @@ use lb_common::{
 
 use crate::{
     family::{Family, pseudo, total},
+    features, kernel,
     packet::{Frame, Window},
     word,
 };
@@ -43,6 +45,16 @@ pub fn tcp<F: Family>(frame: Frame, length: u32) -> Option<Tcp> {
         checksum: header.read::<_, 16>(),
         urgent: Be16::new(0),
     })
+}
+
+/// Sends a frame back by the interface that it came in on.
+#[inline(always)]
+pub fn back(frame: Frame) -> u32 {
+    if features::redirect_back() != 0 {
+        kernel::redirect(frame.ifindex())
+    } else {
+        xdp_action::XDP_TX
+    }
 }
 
 /// Turns a segment into an answer to it: back to its sender, without options and data.

@@ -80,7 +80,7 @@ fn datagram<F: Family>(frame: Frame, ip: &Ip, port: Be16) -> Option<u32> {
         src: ports.dst,
         dst: ports.src,
     });
-    Some(xdp_action::XDP_TX)
+    Some(segment::back(frame))
 }
 
 #[inline(always)]
@@ -126,7 +126,7 @@ fn bare<F: Family>(frame: Frame, ip: &Ip, tcp: &Tcp, port: Be16) -> Option<u32> 
                 tcp.window.get(),
             )?;
             maps::count(Counter::SynAcks, 1);
-            return Some(xdp_action::XDP_TX);
+            return Some(segment::back(frame));
         }
     } else if tcp.flags & segment::RST != 0 {
         maps::count(Counter::Resets, 1);

@@ -234,6 +234,7 @@ impl OpenArgs {
             mac,
             source,
             mtu,
+            veth,
             targets,
         } = self.ways()?;
         let source = match self.source {
@@ -271,6 +272,7 @@ impl OpenArgs {
             latency: self.latency,
             check: self.check,
             close: choice.close,
+            redirect_back: veth,
             run: self.run.unwrap_or_else(|| rand::random_range(1..=u16::MAX)),
         };
         let longest = setup.lengths().into_iter().max().unwrap_or_default();
@@ -294,7 +296,7 @@ impl OpenArgs {
             let mut ways: Option<Ways> = None;
             for to in &self.to {
                 let found = Target::find(&self.interface, *to).await?;
-                let hop = next_hop(*to, self.mac, &self.interface).await?;
+                let (hop, veth) = next_hop(*to, self.mac, &self.interface).await?;
                 let target = frame::Target {
                     address: *to,
                     mac: hop.remote_mac,
@@ -310,6 +312,7 @@ impl OpenArgs {
                             mac: hop.local_mac,
                             source: hop.source,
                             mtu: hop.mtu,
+                            veth,
                             targets: vec![target],
                         });
                     }
@@ -326,16 +329,18 @@ struct Ways {
     mac: Mac,
     source: Option<IpAddr>,
     mtu: u32,
+    veth: bool,
     targets: Vec<frame::Target>,
 }
 
-/// The next hop, which may have to be asked for its MAC address, unless that is given.
-async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<NextHop, ApiError> {
+/// The next hop, which may have to be asked for its MAC address, unless that is given; and whether the interface is a veth.
+async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<(NextHop, bool), ApiError> {
     let (network, _events) = KernelNetwork::start().await.map_err(|e| system(e.to_string()))?;
+    let link = network
+        .interface(interface)
+        .ok_or_else(|| system(format!("interface {interface} is gone")))?;
+    let veth = link.veth;
     if let Some(remote_mac) = mac {
-        let link = network
-            .interface(interface)
-            .ok_or_else(|| system(format!("interface {interface} is gone")))?;
         let local_mac = link
             .mac
             .ok_or_else(|| system(format!("{interface} has no MAC address: it is no Ethernet interface")))?;
@@ -343,7 +348,7 @@ async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<N
         let mut ours = addresses
             .into_iter()
             .filter(|a| a.index == link.index && a.address.is_ipv4() == to.is_ipv4() && !is_link_local(a.address));
-        return Ok(NextHop {
+        let hop = NextHop {
             ifindex: link.index,
             interface_name: link.name,
             local_mac,
@@ -351,7 +356,8 @@ async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<N
             mtu: link.mtu,
             gateway: None,
             source: ours.next().map(|a| a.address),
-        });
+        };
+        return Ok((hop, veth));
     }
     let begun = Instant::now();
     let found = loop {
@@ -364,6 +370,7 @@ async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<N
     };
     // What stays is the kernel's own cache; the entry itself is not lb's to keep.
     drop(network.cleanup_neighbours(CleanupScope::Daemon).await);
+    let found = found.map(|hop| (hop, veth));
     found.map_err(|error| system(format!("{error}; give --mac if it is to be sent to all the same")))
 }
 

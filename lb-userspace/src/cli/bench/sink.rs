@@ -10,7 +10,6 @@ use lb_common::{
     net::TCP,
     traffic::{Counter, Counters},
 };
-use nix::net::if_::if_nametoindex;
 
 use super::{
     super::view::View,
@@ -27,6 +26,7 @@ use crate::{
         stop::Stop,
     },
     datapath::traffic::sink::{Sink, SinkSetup},
+    net::{KernelNetwork, Network as _},
 };
 
 /// How often the counters are read.
@@ -95,22 +95,40 @@ pub struct SinkArgs {
 impl SinkArgs {
     pub(super) fn run(&self, view: &View) -> Result<(), ApiError> {
         crate::datapath::loader::check_capabilities().map_err(refused)?;
-        let mut interfaces = Vec::new();
-        for name in &self.interface {
-            let index = if_nametoindex(name.as_str()).map_err(|_| ApiError {
-                kind: ErrorKind::NotFound,
-                message: format!("there is no interface {name}; `ip link` lists those that exist"),
-            })?;
-            interfaces.push((name.clone(), index));
-        }
+        let (interfaces, veth) = self.find()?;
         let plan = self.plan();
         self.output.conduct(view, &plan, |stop, progress| {
-            let sink = Sink::start(&self.setup(), &interfaces).map_err(refused)?;
+            let sink = Sink::start(&self.setup(veth), &interfaces).map_err(refused)?;
             self.receive(&sink, &plan, stop, progress)
         })
     }
 
-    fn setup(&self) -> SinkSetup {
+    /// The interfaces with their indices, and whether there is a veth among them.
+    fn find(&self) -> Result<(Vec<(String, u32)>, bool), ApiError> {
+        let cannot = |message: String| ApiError {
+            kind: ErrorKind::System,
+            message,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| cannot(format!("cannot start: {e}")))?;
+        let (network, _events) = runtime
+            .block_on(KernelNetwork::start())
+            .map_err(|e| cannot(e.to_string()))?;
+        let (mut interfaces, mut veth) = (Vec::new(), false);
+        for name in &self.interface {
+            let link = network.interface(name).ok_or_else(|| ApiError {
+                kind: ErrorKind::NotFound,
+                message: format!("there is no interface {name}; `ip link` lists those that exist"),
+            })?;
+            interfaces.push((name.clone(), link.index));
+            veth |= link.veth;
+        }
+        Ok((interfaces, veth))
+    }
+
+    fn setup(&self, veth: bool) -> SinkSetup {
         SinkSetup {
             port: self.port,
             run: self.run.unwrap_or_default(),
@@ -118,6 +136,7 @@ impl SinkArgs {
             check: !self.no_check,
             reflect: self.reflect,
             respond: self.respond,
+            redirect_back: veth,
             one_way: self.one_way,
         }
     }

@@ -117,6 +117,9 @@ pub struct Setup {
     pub check: bool,
     /// Whether connections are ended by RST when the run is over.
     pub close: bool,
+    /// What is answered goes back by redirect, because the interface is a veth: it holds what `XDP_TX` sends if its peer
+    /// has no XDP program.
+    pub redirect_back: bool,
     /// Number of the run, not zero.
     pub run: u16,
 }
@@ -227,13 +230,14 @@ impl Generator {
             Order::Zipf(_) => 2,
         };
         let order = lanes::drawn_order(&setup)?;
-        let [latency, check, paced, mixed, timed, acknowledge] = [
+        let [latency, check, paced, mixed, timed, acknowledge, redirect_back] = [
             setup.latency,
             setup.check,
             setup.rate.is_some(),
             setup.mixed(),
             setup.kind == Kind::Handshake || (setup.kind == Kind::Syn && setup.latency),
             setup.kind == Kind::Handshake,
+            setup.redirect_back,
         ]
         .map(u8::from);
         let targets = u32::try_from(setup.targets.len()).unwrap_or(1);
@@ -248,6 +252,7 @@ impl Generator {
             .override_global("MIXED", &mixed, true)
             .override_global("TIMED_SYNS", &timed, true)
             .override_global("ACKNOWLEDGE", &acknowledge, true)
+            .override_global("REDIRECT_BACK", &redirect_back, true)
             .override_global("TARGETS", &targets, true)
             .override_global("RUN", &setup.run, true)
             .override_global("PORT", &port, true)

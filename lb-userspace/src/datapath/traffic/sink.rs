@@ -34,6 +34,8 @@ pub struct SinkSetup {
     pub reflect: bool,
     /// Answer connection requests.
     pub respond: bool,
+    /// Send back by redirect, because an interface is a veth: it holds what `XDP_TX` sends if its peer has no XDP program.
+    pub redirect_back: bool,
     /// Compare the time in the stamps with this host's clock.
     pub one_way: bool,
 }
@@ -64,8 +66,14 @@ impl Sink {
     /// # Errors
     /// When the kernel refuses, or an interface has another XDP program.
     pub fn start(setup: &SinkSetup, interfaces: &[(String, u32)]) -> Result<Self, DatapathError> {
-        let [check, reflect, respond, one_way] =
-            [setup.check, setup.reflect, setup.respond, setup.one_way].map(u8::from);
+        let [check, reflect, respond, redirect_back, one_way] = [
+            setup.check,
+            setup.reflect,
+            setup.respond,
+            setup.redirect_back,
+            setup.one_way,
+        ]
+        .map(u8::from);
         let mut ebpf = EbpfLoader::new()
             .override_global("PORT", &setup.port, true)
             .override_global("RUN", &setup.run, true)
@@ -73,6 +81,7 @@ impl Sink {
             .override_global("CHECK", &check, true)
             .override_global("REFLECT", &reflect, true)
             .override_global("RESPOND", &respond, true)
+            .override_global("REDIRECT_BACK", &redirect_back, true)
             .override_global("LATENCY", &one_way, true)
             .map_max_entries("TRACKS", setup.flows.max(1))
             .load(OBJECT)
