@@ -29,7 +29,7 @@ pub(super) const MAX_DURATION: Duration = Duration::from_hours(24);
 /// The verbs of `lb bench`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchCommand {
-    /// Send traffic of one kind to an address, from an interface, for a bounded time
+    /// Send traffic of one kind to an address, for a bounded time
     #[command(subcommand)]
     Traffic(TrafficCommand),
 }
@@ -37,17 +37,18 @@ pub enum BenchCommand {
 /// The kinds of traffic.
 #[derive(Debug, Clone, Subcommand)]
 #[command(after_help = "\
-Closed loop (tcp, http): real connections of this host's kernel; each waits for its answer before
-the next. They measure what clients see.
+Closed loop (tcp, http): real connections of this host's kernel; each waits for
+its answer before the next. They measure what clients see.
 
-Load goes only by the interface and to the address that you name. The plan is shown before the first
-packet, every run ends by itself, and Ctrl-C ends it early, with its results.
-Load only what is yours: docs/load-testing.md says how to set it up and how to read the figures.")]
+Load goes only by the interface and to the address that you name. The plan is
+shown before the first packet, every run ends by itself, and Ctrl-C ends it
+early, with its results. Load only what is yours. docs/load-testing.md says how
+to set it up and how to read the figures.")]
 pub enum TrafficCommand {
-    /// Open TCP connections: connections per second, and how long they take
-    Tcp(closed::TcpArgs),
-    /// Ask over HTTP/1.1: requests per second, and how long they take
-    Http(closed::HttpArgs),
+    /// Open TCP connections: how many a second, how fast
+    Tcp(Box<closed::TcpArgs>),
+    /// Ask over HTTP/1.1: how many a second, how fast
+    Http(Box<closed::HttpArgs>),
 }
 
 impl BenchCommand {
