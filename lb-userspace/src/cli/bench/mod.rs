@@ -31,7 +31,7 @@ pub(super) const MAX_DURATION: Duration = Duration::from_hours(24);
 /// The verbs of `lb bench`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchCommand {
-    /// Send traffic of one kind to an address, from an interface, for a bounded time
+    /// Send traffic of one kind to an address, for a bounded time
     #[command(subcommand)]
     Traffic(TrafficCommand),
     /// Receive the traffic of udp, syn, ack and handshake, and say what came where and how
@@ -43,25 +43,26 @@ pub enum BenchCommand {
 #[command(after_help = "\
 Open loop (udp, syn, ack, handshake): packets made in the kernel, at a rate that
 does not wait for answers. They measure what the load balancer bears.
-Closed loop (tcp, http): real connections of this host's kernel; each waits for its answer before
-the next. They measure what clients see.
+Closed loop (tcp, http): real connections of this host's kernel; each waits for
+its answer before the next. They measure what clients see.
 
-Load goes only by the interface and to the address that you name. The plan is shown before the first
-packet, every run ends by itself, and Ctrl-C ends it early, with its results.
-Load only what is yours: docs/load-testing.md says how to set it up and how to read the figures.")]
+Load goes only by the interface and to the address that you name. The plan is
+shown before the first packet, every run ends by itself, and Ctrl-C ends it
+early, with its results. Load only what is yours. docs/load-testing.md says how
+to set it up and how to read the figures.")]
 pub enum TrafficCommand {
     /// Send UDP datagrams
-    Udp(open::UdpArgs),
+    Udp(Box<open::UdpArgs>),
     /// Send TCP connection requests, and never go on with them
-    Syn(open::SynArgs),
+    Syn(Box<open::SynArgs>),
     /// Send TCP segments of connections that were opened before
-    Ack(open::AckArgs),
+    Ack(Box<open::AckArgs>),
     /// Do one TCP handshake for each flow
-    Handshake(open::HandshakeArgs),
-    /// Open TCP connections: connections per second, and how long they take
-    Tcp(closed::TcpArgs),
-    /// Ask over HTTP/1.1: requests per second, and how long they take
-    Http(closed::HttpArgs),
+    Handshake(Box<open::HandshakeArgs>),
+    /// Open TCP connections: how many a second, how fast
+    Tcp(Box<closed::TcpArgs>),
+    /// Ask over HTTP/1.1: how many a second, how fast
+    Http(Box<closed::HttpArgs>),
 }
 
 impl BenchCommand {
