@@ -13,7 +13,6 @@ mod generator;
 mod kernel;
 mod maps;
 #[path = "../packet.rs"]
-#[expect(dead_code, reason = "the packet path needs more of it")]
 mod packet;
 mod returns;
 mod segment;

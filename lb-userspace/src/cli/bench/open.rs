@@ -108,27 +108,25 @@ struct DataArgs {
 #[derive(Debug, Clone, Args)]
 pub struct UdpArgs {
     #[command(flatten)]
-    open: OpenArgs,
-    #[command(flatten)]
     stream: StreamArgs,
     #[command(flatten)]
     data: DataArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Options of `lb bench traffic syn`.
 #[derive(Debug, Clone, Args)]
 pub struct SynArgs {
     #[command(flatten)]
-    open: OpenArgs,
-    #[command(flatten)]
     stream: StreamArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Options of `lb bench traffic ack`.
 #[derive(Debug, Clone, Args)]
 pub struct AckArgs {
-    #[command(flatten)]
-    open: OpenArgs,
     #[command(flatten)]
     stream: StreamArgs,
     #[command(flatten)]
@@ -136,16 +134,18 @@ pub struct AckArgs {
     /// Leave the connections open instead of ending each with RST
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Options of `lb bench traffic handshake`.
 #[derive(Debug, Clone, Args)]
 pub struct HandshakeArgs {
-    #[command(flatten)]
-    open: OpenArgs,
     /// Leave the connections open instead of ending each with RST
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// What the kinds differ in.

@@ -536,7 +536,7 @@ impl Job<'_> {
         // Whoever waits for this is there as long as this thread.
         let _ = report.send(pthread_self());
         drop(report);
-        pinned.map_err(|e| kernel(format!("cannot run on core {core}"), e))?;
+        pinned.map_err(|e| kernel(format!("cannot run on core {core} (`lscpu` lists those there are)"), e))?;
         loop {
             let result = self.program.test_run(TestRunOptions {
                 data_in: Some(self.frame),
