@@ -106,7 +106,7 @@ for each request.
 
 With --rate, requests are due at fixed times whether or not a connection is
 free, and latency counts from then: waiting is not left out (coordinated
-omission). The latency from the start is shown beside it.
+omission). Service, beside it, is the time without waiting.
 
 Examples:
   lb bench traffic http --interface eth0 --to 192.0.2.10:80 --rate 1000
