@@ -92,7 +92,7 @@ pub struct TcpArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(..=16_777_216))]
     send_bytes: u32,
 
-    /// Bytes to wait for on each connection, after sending
+    /// Bytes to wait for on each, after sending
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(..=1_073_741_824))]
     expect_bytes: u32,
 }
