@@ -113,6 +113,7 @@ fn brief(value: &Value) -> Option<String> {
     match value {
         Value::Count(n) => Some(human::exact(*n)),
         Value::Rate(rate) => Some(format!("{}/s", human::exact(human::whole(*rate)))),
+        Value::Time(time) if time.as_secs() >= 120 => Some(human::span(time.as_secs())),
         Value::Time(time) => Some(human::precise(time.as_secs_f64() * 1e9)),
         Value::Text(text) if text.chars().count() <= 30 => Some(text.clone()),
         Value::Bytes(n) => Some(human::bytes(*n)),
@@ -137,11 +138,17 @@ fn rates_panel(series: &[&Series]) -> Option<Panel> {
             .iter()
             .map(|s| Curve {
                 name: s.name.clone(),
-                points: s.points.clone(),
+                points: from_zero(&s.points),
                 marks: Vec::new(),
             })
             .collect(),
     })
+}
+
+/// The first rate is that of the time from the start.
+fn from_zero(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let start = points.first().map(|(_, rate)| (0.0, *rate));
+    start.into_iter().chain(points.iter().copied()).collect()
 }
 
 fn latency_panel(latencies: &[&Latency]) -> Option<Panel> {
@@ -178,7 +185,7 @@ fn curve(Latency { name, histogram }: &Latency) -> Curve {
     let steps = (0..=STEPS).map(|step| at(end * f64::from(step) / f64::from(STEPS)));
     let max = (end, nanos_to_f64(histogram.max().max(1)).log10());
     let marked = [0.5, 0.9, 0.99, 0.999].map(|q: f64| -(1.0 - q).log10());
-    let marks = marked.into_iter().filter(|x| *x < end - 0.15).map(at).chain([max]);
+    let marks = marked.into_iter().filter(|x| *x < end - 0.3).map(at).chain([max]);
     Curve {
         name: name.clone(),
         points: steps.chain([max]).collect(),

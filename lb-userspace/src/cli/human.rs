@@ -92,7 +92,7 @@ fn scaled(n: u64, base: u64, units: &[&str]) -> String {
 }
 
 /// Seconds as `45s`, `2m13s`, `3h05m`, `3d4h`, `123d`.
-pub(super) fn span(seconds: u64) -> String {
+pub(crate) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         0..60 => format!("{seconds}s"),

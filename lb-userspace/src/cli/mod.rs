@@ -57,7 +57,8 @@ Examples:
   lb status                                 is everything served?
   lb backend drain web web-3                no new flows, old ones go on
   lb backend set web web-1 --weight 10      takes effect on the next new flow
-  lb status --json | jq '.services[].name'  everything, for scripts"
+  lb status --json | jq '.services[].name'  everything, for scripts
+  lb bench traffic http --help              load for your own installation"
 )]
 pub struct Cli {
     /// Options of every verb.

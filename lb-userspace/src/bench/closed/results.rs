@@ -42,9 +42,7 @@ pub(super) fn outcome(settings: &Settings, total: Tally, meter: Meter, run: &Run
     let what = settings.kind.singular();
     outcome.latencies.push(named(what, total.whole));
     if settings.rate.is_some() {
-        outcome
-            .latencies
-            .push(named(&format!("{what} from its start"), total.service));
+        outcome.latencies.push(named("service", total.service));
     }
     outcome.latencies.push(named("connect", total.connect));
     outcome

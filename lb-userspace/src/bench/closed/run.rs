@@ -32,6 +32,8 @@ use super::{
 
 /// A connection that failed rests so long, lest a dead address be asked as fast as this host can.
 const REST: Duration = Duration::from_millis(10);
+/// Between two readings of a run that its count ends.
+const COUNTED: Duration = Duration::from_millis(250);
 /// How soon Ctrl-C and the end of the time are noticed.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -139,7 +141,12 @@ async fn conduct(
     let length = shared.settings.duration;
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let step = Meter::interval(length);
+    // A run that its count ends is seldom as long as it may be.
+    let step = Meter::interval(length).min(if shared.settings.count.is_some() {
+        COUNTED
+    } else {
+        length
+    });
     let mut next_reading = step;
     shared.gate.keep_time(shared.start).map_err(RunError::Threads)?;
     let mut workers = JoinSet::new();

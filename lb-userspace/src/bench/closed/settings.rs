@@ -77,10 +77,10 @@ pub enum Spread {
 }
 
 impl Kind {
-    /// What is counted, in the plural.
-    pub(super) const fn plural(&self) -> &'static str {
+    /// What the plan calls the number of them, as the option that sets it.
+    const fn limit(&self) -> &'static str {
         match self {
-            Self::Tcp(_) => "connections",
+            Self::Tcp(_) => "count",
             Self::Http(_) => "requests",
         }
     }
@@ -120,7 +120,7 @@ impl Settings {
             None => plan.line("pace", text("each goes on when it is answered".to_owned())),
         };
         if let Some(count) = self.count {
-            plan = plan.line(self.kind.plural(), Value::Count(count));
+            plan = plan.line(self.kind.limit(), Value::Count(count));
         }
         plan = plan
             .line("duration", Value::Time(self.duration))

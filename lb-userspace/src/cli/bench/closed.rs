@@ -92,7 +92,7 @@ pub struct TcpArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(..=16_777_216))]
     send_bytes: u32,
 
-    /// Bytes to wait for on each connection, after sending
+    /// Bytes to wait for on each, after sending
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(..=1_073_741_824))]
     expect_bytes: u32,
 }
@@ -106,7 +106,7 @@ for each request.
 
 With --rate, requests are due at fixed times whether or not a connection is
 free, and latency counts from then: waiting is not left out (coordinated
-omission). The latency from the start is shown beside it.
+omission). Service, beside it, is the time without waiting.
 
 Examples:
   lb bench traffic http --interface eth0 --to 192.0.2.10:80 --rate 1000

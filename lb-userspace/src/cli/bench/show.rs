@@ -9,6 +9,9 @@ use super::super::{
 };
 use crate::bench::report::{Figure, Latency, Outcome, Plan, StoppedBy, Table, Value};
 
+/// From here on, a time is told in minutes and hours.
+const LONG: Duration = Duration::from_mins(2);
+
 /// What the run is going to do.
 pub(super) fn plan(plan: &Plan, view: &View) -> String {
     let mut shown = format!("{}\n", view.paint(Tone::Title, &plan.title));
@@ -70,7 +73,7 @@ fn pairs(figures: &[Figure], view: &View) -> String {
 fn latencies(latencies: &[Latency], view: &View) -> String {
     let columns = ["LATENCY", "MEAN", "P50", "P90", "P99", "P99.9", "MAX", "COUNT"];
     let kinds = columns.map(|title| (title, if title == "LATENCY" { Kind::Text } else { Kind::Number }));
-    let mut grid = Grid::new(1, kinds).indented(2);
+    let mut grid = Grid::new(1, kinds).indented(2).optional("COUNT");
     for Latency { name, histogram } in latencies {
         let at = |percentile| time(histogram.value_at_percentile(percentile), histogram.is_empty());
         grid.row([
@@ -118,6 +121,7 @@ fn value(value: &Value) -> String {
         Value::Rate(rate) => format!("{}/s", human::exact(human::whole(*rate))),
         Value::Bytes(n) => human::bytes(*n),
         Value::Bits(rate) => format!("{}bit/s", human::si(*rate)),
+        Value::Time(time) if *time >= LONG => human::span(time.as_secs()),
         Value::Time(time) => precise(*time),
         Value::Percent(part) => format!("{part:.1}%"),
         Value::Text(text) => text.clone(),
