@@ -1,6 +1,11 @@
 //! CPU time of the whole machine, from `/proc/stat` (proc_stat(5)).
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{SysconfVar, sysconf};
@@ -30,9 +35,9 @@ impl Busy {
 /// How many cores' worth of time goes elsewhere, measured over a moment in which nothing is asked of the servers.
 pub(super) fn background() -> Result<f64> {
     const MOMENT: Duration = Duration::from_millis(300);
-    let before = Busy::now()?;
+    let (start, before) = (Instant::now(), Busy::now()?);
     thread::sleep(MOMENT);
-    Ok(before.elapsed_ms()? / (MOMENT.as_secs_f64() * 1e3))
+    Ok(before.elapsed_ms()? / (start.elapsed().as_secs_f64() * 1e3))
 }
 
 /// user + nice + system + irq + softirq. What guests take is within user.

@@ -26,7 +26,7 @@ use self::{
     bed::Bed,
     contender::{Absence, Contender},
     cpu::Busy,
-    results::{Outcome, Results, Round, Series},
+    results::{Outcome, Results, Round},
     wrk::{CONNECTIONS, Pattern, Wrk},
 };
 use crate::{
@@ -67,7 +67,11 @@ pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
         bed::SERVERS,
         cpu::accounting()
     );
-    contest(if quick { QUICK } else { FULL })?.report(report);
+    let results = contest(if quick { QUICK } else { FULL });
+    interrupt::check()?;
+    results
+        .unwrap_or_else(|error| Results::void(&format!("{error:#}")))
+        .report(report);
     Ok(())
 }
 
@@ -84,7 +88,7 @@ fn contest(effort: Effort) -> Result<Results> {
         contest.round(effort.run)?;
         longest = longest.max(begin.elapsed());
     }
-    contest.finish()
+    Ok(contest.finish())
 }
 
 /// Contenders that take turns. Fields are dropped in this order: what uses the bed before it.
@@ -110,13 +114,7 @@ impl Contest {
         };
         for (number, (name, setup)) in (0..).zip(contender::ALL) {
             interrupt::check()?;
-            let outcome = Outcome {
-                name,
-                not_here: None,
-                keep_alive: Series::default(),
-                per_request: Series::default(),
-            };
-            let entry = contest.enter(setup(&contest.bed, number), outcome);
+            let entry = contest.enter(setup(&contest.bed, number), Outcome::new(name));
             contest.contenders.push(entry);
         }
         Ok(contest)
@@ -160,21 +158,23 @@ impl Contest {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Results> {
+    fn finish(mut self) -> Results {
         for (contender, outcome) in &mut self.contenders {
-            if let Some(contender) = contender
-                && let Some(objection) = contender.objection(outcome.connections())?
-            {
-                outcome.spoil(&objection);
+            let Some(contender) = contender else { continue };
+            match contender.objection(outcome.connections()) {
+                Ok(None) => {}
+                Ok(Some(objection)) => outcome.spoil(&objection),
+                Err(error) => outcome.spoil(&format!("{error:#}")),
             }
+            outcome.settle();
         }
         self.backgrounds.sort_by(f64::total_cmp);
         let background = quantile(&self.backgrounds, 0.5);
-        Ok(Results {
+        Results {
             contenders: self.contenders.into_iter().map(|(_, outcome)| outcome).collect(),
             cpu_void: (background > MOST_BACKGROUND)
                 .then(|| format!("other work kept {background:.1} cores busy while nothing was measured")),
-        })
+        }
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn require(program: &str) -> Result<()> {
         .chain(ADMIN_DIRECTORIES.iter().map(PathBuf::from))
         .any(|directory| directory.join(program).is_file());
     if !found {
-        bail!("{program} is not installed (cargo xtask setup installs it)");
+        bail!("{program} is not installed (cargo xtask bench installs it)");
     }
     Ok(())
 }

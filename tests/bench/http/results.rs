@@ -1,7 +1,7 @@
 //! What was measured: by contender, by what connections are used for, by round.
 
 use super::{
-    contender::DIRECT,
+    contender::{self, DIRECT},
     wrk::{Pattern, Sample},
 };
 use crate::figure::{Report, Unit, quantile};
@@ -59,6 +59,8 @@ struct Column {
     title: &'static str,
     unit: Unit,
     of: fn(&Round) -> f64,
+    /// How many requests each run must have had.
+    fewest: u64,
     /// Whether other work on the machine spoils it.
     is_cpu: bool,
     /// Whether that of the direct way in the same round is taken off.
@@ -69,7 +71,10 @@ const COLUMNS: [Column; 6] = [
     column("per second", Unit::Requests, |round| round.sample.rate()),
     column("p50", Unit::Microseconds, |round| micros(round.sample.p50_us)),
     column("p99", Unit::Microseconds, |round| micros(round.sample.p99_us)),
-    column("p99.9", Unit::Microseconds, |round| micros(round.sample.p999_us)),
+    Column {
+        fewest: 1_000,
+        ..column("p99.9", Unit::Microseconds, |round| micros(round.sample.p999_us))
+    },
     Column {
         is_cpu: true,
         ..column("CPU per 1000", Unit::Milliseconds, Round::cpu)
@@ -86,6 +91,7 @@ const fn column(title: &'static str, unit: Unit, of: fn(&Round) -> f64) -> Colum
         title,
         unit,
         of,
+        fewest: 1,
         is_cpu: false,
         above_direct: false,
     }
@@ -97,6 +103,16 @@ fn micros(time: u64) -> f64 {
 }
 
 impl Outcome {
+    /// A contender before its first round.
+    pub(super) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            not_here: None,
+            keep_alive: Series::default(),
+            per_request: Series::default(),
+        }
+    }
+
     /// The measurements of one kind.
     pub(crate) const fn series(&self, pattern: Pattern) -> &Series {
         match pattern {
@@ -120,6 +136,20 @@ impl Outcome {
         }
     }
 
+    /// Gives the kind that was never measured, because the other went wrong before, the reason of that.
+    pub(super) fn settle(&mut self) {
+        for (pattern, other) in [
+            (Pattern::KeepAlive, Pattern::PerRequest),
+            (Pattern::PerRequest, Pattern::KeepAlive),
+        ] {
+            let why = self.series(other).void.clone();
+            let series = self.series_mut(pattern);
+            if series.rounds.is_empty() && series.void.is_none() {
+                series.void = why;
+            }
+        }
+    }
+
     /// Whether there is any use in measuring on.
     pub(super) const fn is_sound(&self) -> bool {
         self.not_here.is_none() && self.keep_alive.void.is_none() && self.per_request.void.is_none()
@@ -132,6 +162,19 @@ impl Outcome {
 }
 
 impl Results {
+    /// When nothing could be measured.
+    pub(super) fn void(why: &str) -> Self {
+        let spoilt = |name| {
+            let mut outcome = Outcome::new(name);
+            outcome.spoil(why);
+            outcome
+        };
+        Self {
+            contenders: contender::ALL.iter().map(|(name, _)| spoilt(name)).collect(),
+            cpu_void: None,
+        }
+    }
+
     /// Prints a table of medians for each kind, then adds every figure to the report.
     pub(crate) fn report(&self, report: &mut Report) {
         for (pattern, title) in [
@@ -188,10 +231,12 @@ impl Results {
     fn values(&self, outcome: &Outcome, pattern: Pattern, column: &Column) -> (Vec<f64>, Option<String>) {
         let series = outcome.series(pattern);
         let values = series.rounds.iter().map(column.of);
+        let too_few = series.rounds.iter().find(|round| round.sample.requests < column.fewest);
         let void = series
             .void
             .clone()
-            .or_else(|| self.cpu_void.clone().filter(|_| column.is_cpu));
+            .or_else(|| self.cpu_void.clone().filter(|_| column.is_cpu))
+            .or_else(|| too_few.map(|round| format!("only {} requests in a run", round.sample.requests)));
         if !column.above_direct {
             return (values.collect(), void);
         }
@@ -233,10 +278,8 @@ mod tests {
 
     fn outcome(name: &'static str, rounds: Vec<Round>) -> Outcome {
         Outcome {
-            name,
-            not_here: None,
             keep_alive: Series { rounds, void: None },
-            per_request: Series::default(),
+            ..Outcome::new(name)
         }
     }
 
@@ -281,6 +324,24 @@ mod tests {
             })
             .collect();
         assert_eq!(voids, [false, false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_few_requests_have_no_far_percentile() {
+        let mut results = results();
+        results.contenders[1].keep_alive.rounds.push(round(999, 30.0));
+        let void = |column| results.values(&results.contenders[1], Pattern::KeepAlive, column).1;
+        assert_eq!(COLUMNS[3].title, "p99.9");
+        assert_eq!(void(&COLUMNS[3]).unwrap(), "only 999 requests in a run");
+        assert_eq!(void(&COLUMNS[2]), None);
+    }
+
+    #[test]
+    fn what_was_never_measured_has_a_reason() {
+        let mut outcome = outcome("other", vec![round(1_000, 30.0)]);
+        outcome.keep_alive.void = Some("nginx died".to_owned());
+        outcome.settle();
+        assert_eq!(outcome.per_request.void.as_deref(), Some("nginx died"));
     }
 
     #[test]
