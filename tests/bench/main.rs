@@ -6,6 +6,7 @@
 mod bed;
 mod figure;
 mod flip;
+mod http;
 mod interrupt;
 mod machine;
 mod memory;
@@ -68,6 +69,7 @@ fn run(args: &Peers) -> Result<ExitCode> {
     opening::measure(args.quick, &mut report)?;
     flip::measure(&mut report)?;
     memory::measure(&mut report)?;
+    http::measure(args.quick, &mut report)?;
 
     let load = machine::load();
     println!("\nload average at the end: {load}");
