@@ -6,6 +6,7 @@
 mod bed;
 mod figure;
 mod flip;
+mod instructions;
 mod interrupt;
 mod machine;
 mod memory;
@@ -31,6 +32,9 @@ struct Cli {
 enum Measurement {
     /// Speed beside that of peers and targets.
     Peers(Peers),
+    /// Instructions per packet of the packet path and its peers, as JSON lines, in a virtual machine whose clock counts
+    /// instructions.
+    Instructions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,8 +48,11 @@ struct Peers {
 }
 
 fn main() -> ExitCode {
-    let Measurement::Peers(args) = Cli::parse().measurement;
-    match run(&args) {
+    let done = match Cli::parse().measurement {
+        Measurement::Peers(args) => run(&args),
+        Measurement::Instructions => instructions::run(),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
