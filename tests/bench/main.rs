@@ -34,7 +34,11 @@ enum Measurement {
     Peers(Peers),
     /// Instructions per packet of the packet path and its peers, as JSON lines, in a virtual machine whose clock counts
     /// instructions.
-    Instructions,
+    Instructions {
+        /// Only paths whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +54,7 @@ struct Peers {
 fn main() -> ExitCode {
     let done = match Cli::parse().measurement {
         Measurement::Peers(args) => run(&args),
-        Measurement::Instructions => instructions::run(),
+        Measurement::Instructions { filter } => instructions::run(&filter),
     };
     match done {
         Ok(code) => code,

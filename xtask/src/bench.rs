@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    build,
     setup::{self, Scope},
     shell,
 };
@@ -33,10 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !shell::is_root() {
         bail!("measuring needs root, for namespaces and BPF: sudo -E env \"PATH=$PATH\" cargo xtask bench");
     }
-    let mut cargo = shell::cargo()?;
-    cargo.args(["build", "--release", "--package", "lb-tests", "--bin", "lb-bench"]);
-    shell::run(&mut cargo)?;
-    let mut bench = shell::command(&shell::target_directory()?.join("release/lb-bench").to_string_lossy());
+    let mut bench = shell::command(&build::bench(build::Profile::Release)?.to_string_lossy());
     bench.arg("peers");
     if args.quick {
         bench.arg("--quick");

@@ -28,7 +28,7 @@ pub(crate) fn forward(mut chain: Chain) -> Result<Chain> {
         IpAddr::V6(_) => {
             "for c in all default in out; do echo 0 >/proc/sys/net/ipv6/conf/$c/disable_ipv6; done
              echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-             ip address add fd00:201::ff/64 dev out nodad
+             ip address add fd00:c9::ff/64 dev out nodad
              ip='ip -6'"
         }
     };

@@ -92,7 +92,7 @@ impl Path {
     pub(super) fn build(&self) -> Result<Bed> {
         let chain = Chain::new(self.opener())?;
         let chain = match self.way {
-            Way::Balancer(mode) => return Ok(Bed::Balancer(Balancer::new(chain, super::limits(), mode)?)),
+            Way::Balancer(mode) => return Ok(Bed::Balancer(Box::new(Balancer::new(chain, super::limits(), mode)?))),
             Way::Ipvs => ipvs::forward(chain)?,
             Way::Nftables => nftables::forward(chain)?,
             Way::Routing => routing::forward(chain)?,
@@ -151,7 +151,7 @@ pub(super) enum Bed {
     /// Something of the kernel's, or a bare program.
     Chain(Chain),
     /// `lb`.
-    Balancer(Balancer),
+    Balancer(Box<Balancer>),
 }
 
 impl Bed {

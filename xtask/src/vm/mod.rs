@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the real `lb` in virtual machines with other kernels than this machine's.
 
 mod image;
+mod instructions;
 mod kernel;
 mod machine;
 mod tests;
@@ -30,6 +31,8 @@ pub(crate) struct Args {
     /// A console in a guest with everything inside, in place of the tests.
     #[arg(long, conflicts_with = "part")]
     shell: bool,
+    #[command(flatten)]
+    instructions: instructions::Options,
 }
 
 /// Something to run in guests.
@@ -37,11 +40,13 @@ pub(crate) struct Args {
 enum Part {
     /// Single packets and the end-to-end tests.
     Tests,
+    /// Instructions per packet, which decide whether the packet path has become dearer.
+    Instructions,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Self; 1] = [Self::Tests];
+    const ALL: [Self; 2] = [Self::Tests, Self::Instructions];
 }
 
 /// Gets kernels, makes images, boots guests, and adds up what they say.
@@ -66,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                     results.extend(tests::run(kernel)?);
                 }
             }
+            Part::Instructions => results.extend(instructions::run(&kernels, &args.instructions)?),
         }
     }
     Ok(test::summarize(&results, None))
