@@ -35,6 +35,8 @@ impl Figure {
     #[expect(clippy::cast_precision_loss, reason = "well below 2^52")]
     pub(super) fn to_json(&self, path: &Path) -> Value {
         let own = self.total.as_nanos() as f64 - self.generator.as_nanos() as f64;
+        // More digits would tell of timers, not of packets.
+        let hundredths = (own / f64::from(self.packets) * 100.0).round();
         json!({
             "path": path.to_string(),
             "way": path.way.to_string(),
@@ -43,7 +45,7 @@ impl Figure {
             "packets": self.packets,
             "total": self.total.as_nanos(),
             "generator": self.generator.as_nanos(),
-            "per_packet": own / f64::from(self.packets),
+            "per_packet": hundredths / 100.0,
             "void": self.objection,
         })
     }
