@@ -15,9 +15,7 @@ use crate::{
     setup::{self, Scope},
     test,
 };
-use image::Image;
 use kernel::{Kernel, Series};
-use machine::Machine;
 
 /// Arguments of `vm`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +25,9 @@ pub(crate) struct Args {
     /// Only with this kernel.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<Series>,
+    /// Only tests whose name contains this, also such as are otherwise left out of guests.
+    #[arg(long, value_name = "NAME", conflicts_with = "shell")]
+    filter: Option<String>,
     /// A console in a guest with everything inside, in place of the tests.
     #[arg(long, conflicts_with = "part")]
     shell: bool,
@@ -58,23 +59,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return shell(&kernels);
     }
     let parts = args.part.map_or_else(|| Part::ALL.to_vec(), |part| vec![part]);
+    let filter = args.filter.as_deref();
     let mut results = Vec::new();
     for part in parts {
         match part {
-            Part::Tests => {
-                for kernel in &kernels {
-                    results.extend(tests::run(kernel)?);
-                }
-            }
+            Part::Tests => results.extend(tests::run(&kernels, filter)?),
         }
     }
-    Ok(test::summarize(&results, None))
+    Ok(test::summarize(&results, filter))
 }
 
 fn shell(kernels: &[Kernel]) -> Result<ExitCode> {
     let kernel = kernels.first().context("there is no kernel")?;
-    let image = Image::new(kernel)?.write("shell")?;
-    Machine::new(kernel, &image, image::SHELL).interact()?;
+    let image = tests::image(kernel, &tests::Binaries::build()?, None)?;
+    tests::machine(kernel, &image, image::SHELL).interact()?;
     Ok(ExitCode::SUCCESS)
 }
 
