@@ -36,10 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("measuring needs root, for namespaces and BPF: sudo -E env \"PATH=$PATH\" cargo xtask bench");
     }
     let binary = build::binary(Profile::Release)?;
-    let mut cargo = shell::cargo()?;
-    cargo.args(["build", "--release", "--package", "lb-tests", "--bin", "lb-bench"]);
-    shell::run(&mut cargo)?;
-    let mut bench = shell::command(&shell::target_directory()?.join("release/lb-bench").to_string_lossy());
+    let mut bench = shell::command(&build::bench(Profile::Release)?.to_string_lossy());
     bench.arg("peers").env("LB_BIN", binary);
     if args.quick {
         bench.arg("--quick");
