@@ -6,6 +6,7 @@
 
 mod bed;
 mod flip;
+mod http;
 mod interrupt;
 mod machine;
 mod memory;
@@ -81,6 +82,9 @@ fn run(args: &Peers) -> Result<ExitCode> {
     }
     if wanted(Part::Memory) {
         memory::measure(&mut report)?;
+    }
+    if wanted(Part::Http) {
+        http::measure(args.quick, &mut report)?;
     }
 
     let conditions = watch.stop(machine);

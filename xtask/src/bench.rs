@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and the kernel's own ways.
+//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and the kernel's own ways, and HTTP through
+//! `lb` beside HTTP through others.
 
 use std::{
     path::{self, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    build::{self, Profile},
     setup::{self, Scope},
     shell,
 };
@@ -18,7 +20,7 @@ pub(crate) struct Args {
     /// Fewer rounds and points, and no million flows: under two minutes instead of twelve.
     #[arg(long)]
     quick: bool,
-    /// Only some parts: main, new, flows, services, backends, size, flip, memory.
+    /// Only some parts: main, new, flows, services, backends, size, flip, memory, http.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the report goes: report.md, report.json and a picture for each group of curves [default: TARGET/bench].
@@ -38,16 +40,17 @@ pub(crate) struct Args {
 /// # Errors
 /// When the machine lacks something, the build fails, or this is not root.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(Scope::Kernel)?;
+    setup::ensure(Scope::Bench)?;
     if !shell::is_root() {
         bail!("measuring needs root, for namespaces and BPF: sudo -E env \"PATH=$PATH\" cargo xtask bench");
     }
+    let binary = build::binary(Profile::Release)?;
     let mut cargo = shell::cargo()?;
     cargo.args(["build", "--release", "--package", "lb-tests", "--bin", "lb-bench"]);
     shell::run(&mut cargo)?;
     let target = shell::target_directory()?;
     let mut bench = shell::command(&target.join("release/lb-bench").to_string_lossy());
-    bench.arg("peers").arg("--out");
+    bench.arg("peers").env("LB_BIN", binary).arg("--out");
     bench.arg(match &args.out {
         Some(directory) => path::absolute(directory)?,
         None => target.join("bench"),

@@ -13,6 +13,9 @@ use curves::Vary;
 
 use crate::{bed::traffic::Traffic, report::Report};
 
+/// The table in which everybody stands, HTTP included, by a name and with columns of the caller's.
+pub(crate) const MAIN_TABLE: &str = side_by_side::table(Traffic::UdpV4);
+
 /// Efforts by what they are spent on.
 struct Plan {
     main: Effort,
@@ -66,6 +69,8 @@ pub(crate) enum Part {
     Flip,
     /// Memory of the maps.
     Memory,
+    /// HTTP through lb and others.
+    Http,
 }
 
 const CURVES: [(Part, Vary); 4] = [

@@ -28,13 +28,19 @@ pub(super) const fn table(traffic: Traffic) -> &'static str {
 
 /// Declares the tables.
 pub(super) fn declare(report: &mut Report) {
-    for (traffic, family) in [(Traffic::UdpV4, "IPv4"), (Traffic::UdpV6, "IPv6")] {
+    for (traffic, title) in [
+        (
+            Traffic::UdpV4,
+            "IPv4: UDP, 64 bytes, 1,000 flows, one service over four backends, on one core; HTTP with keep-alive, on all cores",
+        ),
+        (
+            Traffic::UdpV6,
+            "IPv6: UDP, 68 bytes, 1,000 flows, one service over four backends, on one core",
+        ),
+    ] {
         report.table(Table {
             id: table(traffic).to_owned(),
-            title: format!(
-                "{family}: UDP, {} bytes, 1,000 flows, one service over four backends, on one core",
-                traffic.shortest()
-            ),
+            title: title.to_owned(),
             rows: "contender",
             axis: None,
         });

@@ -27,12 +27,16 @@ impl Target {
 pub(crate) enum Unit {
     /// Packets or flows a second.
     PerSecond,
+    /// Requests a second.
+    Requests,
     /// Gigabits a second.
     Gigabits,
     /// Nanoseconds.
     Nanoseconds,
     /// Microseconds.
     Microseconds,
+    /// Milliseconds.
+    Milliseconds,
     /// Mebibytes.
     Mebibytes,
     /// One rate over another.
@@ -40,13 +44,17 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn write(self, value: f64) -> String {
+    /// A value as it is printed.
+    pub(crate) fn write(self, value: f64) -> String {
         match self {
+            _ if value.is_nan() => "none".to_owned(),
             Self::PerSecond if value >= 1e6 => format!("{:.2} M/s", value / 1e6),
             Self::PerSecond => format!("{:.0} k/s", value / 1e3),
+            Self::Requests => format!("{value:.0} /s"),
             Self::Gigabits => format!("{value:.2} Gbit/s"),
             Self::Nanoseconds => format!("{value:.0} ns"),
             Self::Microseconds => format!("{value:.0} µs"),
+            Self::Milliseconds => format!("{value:.1} ms"),
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::Ratio => format!("{value:.2}"),
         }
@@ -55,10 +63,11 @@ impl Unit {
     /// The unit's name, as an axis bears it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::PerSecond => "1/s",
+            Self::PerSecond | Self::Requests => "1/s",
             Self::Gigabits => "Gbit/s",
             Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::Ratio => "ratio",
         }

@@ -20,6 +20,15 @@ pub(crate) enum Scope {
     Build,
     /// Load the packet path, and make network namespaces.
     Kernel,
+    /// The same, and measure it beside others.
+    Bench,
+}
+
+impl Scope {
+    /// Whether it takes root.
+    const fn is_privileged(self) -> bool {
+        matches!(self, Self::Kernel | Self::Bench)
+    }
 }
 
 /// Something that is missing.
@@ -57,7 +66,7 @@ pub(crate) fn run() -> Result<()> {
 /// # Errors
 /// When not root although the scope needs it, and when something remains missing.
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
-    if scope == Scope::Kernel && !shell::is_root() {
+    if scope.is_privileged() && !shell::is_root() {
         bail!(
             "this needs root, to load BPF programs and make network namespaces; run:\n  {}",
             as_root()
@@ -89,8 +98,8 @@ fn as_root() -> String {
 
 fn find(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = toolchain::missing()?;
-    if scope == Scope::Kernel {
-        missing.extend(packages::missing());
+    if scope.is_privileged() {
+        missing.extend(packages::missing(scope));
         // The kernel is probed with these programs.
         if packages::can_probe() {
             missing.extend(kernel::missing());

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Missing, Remedy};
+use super::{Missing, Remedy, Scope};
 use crate::shell;
 
 /// Program, Debian package, what for.
@@ -21,13 +21,34 @@ const PROGRAMS: [(&str, &str, &str); 6] = [
     ("nft", "nftables", "is what the benchmark compares with"),
 ];
 
+/// The same, for measurements only.
+const BENCH_PROGRAMS: [(&str, &str, &str); 3] = [
+    ("wrk", "wrk", "is the client of the HTTP benchmark"),
+    ("haproxy", "haproxy", "is a balancer that the benchmark compares with"),
+    (
+        "ipvsadm",
+        "ipvsadm",
+        "sets up IPVS for the benchmark, where the kernel has it",
+    ),
+];
+
+/// Services that come with packages.
+const SERVICES: [(&str, &str); 3] = [
+    ("nginx-light", "nginx.service"),
+    ("haproxy", "haproxy.service"),
+    ("ipvsadm", "ipvsadm.service"),
+];
+
 /// Asked by Debian's packages before they start a service.
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Programs that are not installed.
-pub(super) fn missing() -> Vec<Missing> {
-    let absent = PROGRAMS.iter().filter(|(program, ..)| shell::find(program).is_none());
-    absent
+pub(super) fn missing(scope: Scope) -> Vec<Missing> {
+    let further = BENCH_PROGRAMS.iter().filter(|_| scope == Scope::Bench);
+    PROGRAMS
+        .iter()
+        .chain(further)
+        .filter(|(program, ..)| shell::find(program).is_none())
         .map(|(program, package, purpose)| Missing {
             what: format!("{program}, which {purpose}"),
             remedy: remedy(package),
@@ -62,8 +83,8 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         apt_install(packages)?;
     }
     drop(held_back);
-    if packages.contains(&"nginx-light") {
-        keep_nginx_off();
+    for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+        keep_off(service);
     }
     Ok(())
 }
@@ -75,13 +96,15 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     shell::run(apt.args(packages))
 }
 
-/// The system's own nginx, which came with the package, is not to start at the next boot either.
-fn keep_nginx_off() {
+/// The system's own service, which came with a package, is not to start at the next boot either.
+fn keep_off(service: &str) {
     if shell::find("systemctl").is_none() {
         return;
     }
-    if let Err(error) = shell::output(shell::command("systemctl").args(["disable", "--quiet", "nginx.service"])) {
-        eprintln!("setup: nginx will start at the next boot; to prevent it run `systemctl disable nginx` ({error:#})");
+    if let Err(error) = shell::output(shell::command("systemctl").args(["disable", "--quiet", service])) {
+        eprintln!(
+            "setup: {service} will start at the next boot; to prevent it run `systemctl disable {service}` ({error:#})"
+        );
     }
 }
 
