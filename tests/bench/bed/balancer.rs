@@ -215,3 +215,41 @@ pub(crate) fn pages(slots: &[u32]) -> Vec<SlotPage> {
     };
     slots.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(forwarded: u64, opened: u64, no_backend: u64) -> Counts {
+        let mut reasons = vec![0; PassReason::ALL.len() + DropReason::ALL.len()];
+        if let Some(last) = reasons.last_mut() {
+            *last = no_backend;
+        }
+        Counts {
+            forwarded,
+            opened,
+            reasons,
+        }
+    }
+
+    #[test]
+    fn frames_that_were_all_forwarded_count() {
+        let runs = [Run::of(50, 50), Run::of(50, 50)];
+        assert_eq!(counts(110, 14, 0).objection(&counts(10, 4, 0), &runs, 10), None);
+    }
+
+    #[test]
+    fn a_frame_that_was_not_forwarded_voids_and_says_why() {
+        let why = counts(99, 10, 1).objection(&counts(0, 0, 0), &[Run::of(100, 100)], 10);
+        let last = DropReason::ALL.last().unwrap().as_str();
+        assert!(why.unwrap().ends_with(&format!(", {last} 1")));
+    }
+
+    #[test]
+    fn flows_that_were_opened_twice_or_not_at_all_void() {
+        for opened in [9, 11] {
+            let why = counts(100, opened, 0).objection(&counts(0, 0, 0), &[Run::of(100, 100)], 10);
+            assert!(why.is_some(), "{opened}");
+        }
+    }
+}

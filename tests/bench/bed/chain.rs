@@ -62,6 +62,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// A run that took no time.
+    #[cfg(test)]
+    pub(crate) const fn of(sent: u64, arrived: u64) -> Self {
+        Self {
+            sent,
+            arrived,
+            took: Duration::ZERO,
+        }
+    }
+
     /// Frames a second at the chain's end.
     #[expect(clippy::cast_precision_loss, reason = "millions")]
     pub(crate) fn rate(&self) -> f64 {

@@ -14,7 +14,7 @@ forwarding and discarding a frame are all in the time of a rate. Flows take turn
 - Rates are taken in turns: each round has one run of every contender, and a ratio is between runs of the same round. The \
 kernel's BPF statistics are off.
 - Program time is taken from the kernel's BPF statistics in rounds of their own. The statistics themselves cost 20 ns and more, \
-which is about what they show of bare `XDP_TX`. nftables and routing are not programs and have no such time.
+which is about what they show of `bare XDP_TX`. nftables and routing are not programs and have no such time.
 - A new flow is the first packet of a flow. Each trial begins with empty tables.
 - A cell is the median of its rounds, and below it the least and the most.
 - A figure is void when the counters say that its packets did not go the way that was to be measured: `lb` must have \
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn every_table_is_a_block() {
         let report = report();
-        let names: Vec<_> = blocks(&report, &Conditions::default())
+        let names: Vec<_> = blocks(&report, &Conditions::default(), "performance/")
             .into_iter()
             .map(|(name, _)| name)
             .collect();

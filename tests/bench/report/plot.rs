@@ -19,12 +19,12 @@ const TITLE: u32 = 76;
 /// Colours that people with any kind of colour vision tell apart (Okabe and Ito, "Color Universal Design", 2008).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(110, 110, 110),
-    RGBColor(0, 0, 0),
     RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
-    RGBColor(213, 94, 0),
+    RGBColor(0, 0, 0),
 ];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const PALE: RGBColor = RGBColor(225, 225, 225);
