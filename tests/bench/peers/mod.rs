@@ -112,16 +112,18 @@ pub(crate) fn measure(quick: bool, wanted: impl Fn(Part) -> bool, report: &mut R
 
 fn curve(vary: Vary, quick: bool, has_main: bool, plan: &Plan, report: &mut Report) -> Result<()> {
     for &traffic in vary.families() {
+        let shared = vary.plain(traffic).filter(|_| has_main);
         for x in vary.points(quick, traffic) {
+            if shared == Some(x) {
+                continue;
+            }
             if report.elapsed() > plan.budget {
                 let why =
                     "this machine is too slow, or too busy, to come so far in time; `--only` measures it by itself";
                 report.leave_out(&curves::describe(vary, traffic, x), why);
                 continue;
             }
-            if !has_main || vary.plain(traffic) != Some(x) {
-                curves::established(vary, traffic, x, plan.point, report)?;
-            }
+            curves::established(vary, traffic, x, plan.point, report)?;
             curves::opening(vary, traffic, x, plan.point_opening, report)?;
         }
     }

@@ -20,10 +20,13 @@ which is about what they show of `bare XDP_TX`. nftables and routing are not pro
 - A figure is void when the counters say that its packets did not go the way that was to be measured: `lb` must have \
 forwarded every frame and have opened as many flows as were new; of every contender, 99 in 100 frames must have arrived.";
 
+/// In place of a table without a figure.
+const ABSENT: &str = "*Not measured in this run.*";
+
 /// The whole document.
 pub(super) fn document(report: &Report, conditions: &Conditions) -> String {
     let mut text = format!("# Measurements of lb and its peers\n\n{conditions}\n");
-    let grids: Vec<_> = report.grids().collect();
+    let grids: Vec<_> = report.grids().filter(|grid| !grid.rows.is_empty()).collect();
     for grid in grids.iter().filter(|grid| grid.table.axis.is_none()) {
         section(&mut text, &grid.table.title, &table(grid));
     }
@@ -44,9 +47,10 @@ pub(super) fn document(report: &Report, conditions: &Conditions) -> String {
 pub(super) fn blocks(report: &Report, conditions: &Conditions, pictures: &str) -> Vec<(String, String)> {
     let grids: Vec<_> = report.grids().collect();
     let tables = grids.iter().map(|grid| (grid.table.id.clone(), table(grid)));
-    let curves = report.plots.iter().filter_map(|plot| {
-        let body = curves(plot, &grids, pictures)?;
-        Some((plot.file.to_owned(), body))
+    let measured: Vec<_> = report.grids().filter(|grid| !grid.rows.is_empty()).collect();
+    let curves = report.plots.iter().map(|plot| {
+        let body = curves(plot, &measured, pictures).unwrap_or_else(|| ABSENT.to_owned());
+        (plot.file.to_owned(), body)
     });
     let others = [
         ("machine", conditions.to_string()),
@@ -77,6 +81,9 @@ fn curves(plot: &Plot, grids: &[Grid<'_>], pictures: &str) -> Option<String> {
 
 /// A table with its number of rounds.
 fn table(grid: &Grid<'_>) -> String {
+    if grid.rows.is_empty() {
+        return ABSENT.to_owned();
+    }
     let mut text = format!("| {} |", grid.table.rows);
     for column in &grid.columns {
         let _ = write!(text, " {column} |");
@@ -189,6 +196,12 @@ mod tests {
             tables: vec!["flows-rate".to_owned()],
             panels: vec!["flows-rate".to_owned()],
         });
+        report.table(Table {
+            id: "empty".to_owned(),
+            title: "Empty".to_owned(),
+            rows: "flows",
+            axis: None,
+        });
         report.section("Established");
         let target = Some(Target::AtLeast(1e6));
         report
@@ -209,6 +222,7 @@ mod tests {
         let main =
             "| contender | packets |\n|---|---:|\n| lb | **3.00 M/s**<br>2.00 M/s to 4.00 M/s |\n| routing | void |\n";
         assert!(text.contains(main), "{text}");
+        assert!(!text.contains("Empty"), "{text}");
         assert!(text.find("Side by side") < text.find("Over flows"));
         assert!(text.contains("- Established: routing: of 10 frames 3 arrived"));
         assert!(text.contains("1 of 2 targets met."));
@@ -216,17 +230,15 @@ mod tests {
     }
 
     #[test]
-    fn every_table_is_a_block() {
-        let report = report();
-        let names: Vec<_> = blocks(&report, &Conditions::default(), "performance/")
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+    fn every_table_is_a_block_also_one_without_a_figure() {
+        let blocks = blocks(&report(), &Conditions::default(), "performance/");
+        let names: Vec<_> = blocks.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
             [
                 "main",
                 "flows-rate",
+                "empty",
                 "flows",
                 "machine",
                 "targets",
@@ -234,5 +246,13 @@ mod tests {
                 "not-measured"
             ]
         );
+        let of = |wanted| {
+            blocks
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, block)| block.as_str())
+        };
+        assert_eq!(of("empty"), Some(ABSENT));
+        assert!(of("flows").unwrap().starts_with("![Over flows](performance/flows.svg)"));
     }
 }

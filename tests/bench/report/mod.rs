@@ -142,9 +142,9 @@ impl Report {
         with_target.partition(|figure| figure.met())
     }
 
+    /// All tables, also those without a figure.
     fn grids(&self) -> impl Iterator<Item = Grid<'_>> {
-        let grids = self.tables.iter().map(|table| Grid::gather(table, &self.figures));
-        grids.filter(|grid| !grid.rows.is_empty())
+        self.tables.iter().map(|table| Grid::gather(table, &self.figures))
     }
 
     /// Writes `report.md`, `report.json` and the pictures into a directory.
@@ -202,7 +202,7 @@ impl Report {
             let panels: Vec<_> = plot
                 .panels
                 .iter()
-                .filter_map(|id| grids.iter().find(|grid| grid.table.id == *id))
+                .filter_map(|id| grids.iter().find(|grid| grid.table.id == *id && !grid.rows.is_empty()))
                 .collect();
             if !panels.is_empty() {
                 store(
