@@ -126,7 +126,6 @@ impl Vary {
                     services: x.try_into()?,
                     ..plain.load
                 },
-                ..plain
             },
             Self::Backends => Scene {
                 flows,
@@ -134,7 +133,6 @@ impl Vary {
                     backends: x.try_into()?,
                     ..plain.load
                 },
-                ..plain
             },
             Self::Size => Scene {
                 load: Load {
