@@ -13,8 +13,11 @@ use lb_userspace::{
 
 use crate::{
     bed::balancer::{self, PacketPath, pages},
-    figure::{Report, Target, Unit, quantile},
     interrupt,
+    report::{
+        Report,
+        figure::{Target, Unit, quantile},
+    },
 };
 
 const BACKENDS: u32 = 100;

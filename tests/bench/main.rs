@@ -1,25 +1,25 @@
-//! `lb-bench`: measures the packet path against bare XDP programs and nftables, in network namespaces of its own.
+//! `lb-bench`: measures the packet path against bare XDP programs and the kernel's own ways, in network namespaces of its
+//! own.
 //!
 //! Absolute rates depend on the machine and on what else it does; ratios within one run hold. A figure is void, and the
 //! exit code that of failure, when the counters say that packets did not go the way that was to be measured.
 
 mod bed;
-mod figure;
 mod flip;
 mod http;
 mod instructions;
 mod interrupt;
 mod machine;
 mod memory;
-mod opening;
-mod throughput;
+mod peers;
+mod report;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use figure::Report;
-use serde_json::json;
+use peers::Part;
+use report::Report;
 
 /// Measure the packet path.
 #[derive(Debug, Parser)]
@@ -44,12 +44,21 @@ enum Measurement {
 
 #[derive(Debug, clap::Args)]
 struct Peers {
-    /// Fewer rounds and no run of a million flows: under two minutes.
+    /// Fewer rounds and points, and no million flows: under two minutes.
     #[arg(long)]
     quick: bool,
+    /// Only some parts.
+    #[arg(long, value_name = "PART", value_delimiter = ',', conflicts_with = "docs")]
+    only: Vec<Part>,
+    /// Write the report there: `report.md`, `report.json` and a picture for each group of curves.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
     /// Also write the figures to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also fill the tables of DIR/performance.md, and put the pictures into DIR/performance.
+    #[arg(long, value_name = "DIR")]
+    docs: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -72,22 +81,33 @@ fn run(args: &Peers) -> Result<ExitCode> {
     }
     interrupt::listen()?;
     lb_tests::leftovers::sweep();
-    let before = machine::describe();
-    println!("{before}\n");
+    let machine = machine::describe();
+    println!("{machine}\nall of a chain's work on packets is done on one core");
+    let watch = machine::Watch::start();
 
-    let mut report = Report::default();
-    throughput::measure(args.quick, &mut report)?;
-    opening::measure(args.quick, &mut report)?;
-    flip::measure(&mut report)?;
-    memory::measure(&mut report)?;
-    http::measure(args.quick, &mut report)?;
+    let mut report = Report::new(args.quick);
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    peers::measure(args.quick, wanted, &mut report)?;
+    if wanted(Part::Flip) {
+        flip::measure(&mut report)?;
+    }
+    if wanted(Part::Memory) {
+        memory::measure(&mut report)?;
+    }
+    if wanted(Part::Http) {
+        http::measure(args.quick, &mut report)?;
+    }
 
-    let load = machine::load();
-    println!("\nload average at the end: {load}");
+    let conditions = watch.stop(machine);
+    println!("\n{conditions}");
     report.summarize();
+    report.write(&args.out, &conditions)?;
+    println!("{}", args.out.join("report.md").display());
     if let Some(path) = &args.json {
-        let all = json!({ "machine": before.to_json(), "load_at_end": load, "quick": args.quick, "figures": report.to_json() });
-        fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+        report::store(path, &report.json(&conditions))?;
+    }
+    if let Some(directory) = &args.docs {
+        report.write_docs(directory, &conditions)?;
     }
     Ok(if report.has_void() {
         ExitCode::FAILURE

@@ -5,7 +5,10 @@ use lb_userspace::{datapath::Datapath as _, model::Limits};
 
 use crate::{
     bed::balancer::PacketPath,
-    figure::{Report, Target, Unit},
+    report::{
+        Report,
+        figure::{Target, Unit},
+    },
 };
 
 /// Measures the memory of each map.

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and nftables, and HTTP through `lb` beside
-//! HTTP through others.
+//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and the kernel's own ways, and HTTP through
+//! `lb` beside HTTP through others.
 
 use std::{
     path::{self, PathBuf},
@@ -17,12 +17,21 @@ use crate::{
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Fewer rounds and no run of a million flows: under two minutes.
+    /// Fewer rounds and points, and no million flows: under two minutes instead of twelve.
     #[arg(long)]
     quick: bool,
+    /// Only some parts: main, new, flows, services, backends, size, flip, memory, http.
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the report goes: report.md, report.json and a picture for each group of curves [default: TARGET/bench].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Also write the figures to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also fill the tables of docs/performance.md, and put the pictures beside it. Wants a quiet machine.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    docs: bool,
 }
 
 /// Builds and runs `lb-bench`. The exit code is that of failure when a figure is void, not when a target is missed: that
@@ -37,12 +46,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let binary = build::binary(Profile::Release)?;
     let mut bench = shell::command(&build::bench(Profile::Release)?.to_string_lossy());
-    bench.arg("peers").env("LB_BIN", binary);
+    bench.arg("peers").env("LB_BIN", binary).arg("--out");
+    bench.arg(match &args.out {
+        Some(directory) => path::absolute(directory)?,
+        None => shell::target_directory()?.join("bench"),
+    });
     if args.quick {
         bench.arg("--quick");
     }
+    if !args.only.is_empty() {
+        bench.arg("--only").arg(args.only.join(","));
+    }
     if let Some(file) = &args.json {
         bench.arg("--json").arg(path::absolute(file)?);
+    }
+    if args.docs {
+        bench.arg("--docs").arg(shell::workspace()?.join("docs"));
     }
     let status = bench.status().context("cannot start lb-bench")?;
     Ok(if status.success() {

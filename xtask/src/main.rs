@@ -32,7 +32,7 @@ enum Verb {
     Demo(demo::Args),
     /// Run the tests; the last line is `N passed, N failed`.
     Test(test::Args),
-    /// Measure the packet path against bare XDP programs and nftables, and print it beside its targets.
+    /// Measure the packet path beside bare XDP programs and the kernel, into a report with curves.
     Bench(bench::Args),
     /// Run the real lb in virtual machines with Debian's kernels; the last line is `N passed, N failed`.
     Vm(vm::Args),

@@ -2,10 +2,12 @@
 //! (`BPF_PROG_TEST_RUN` with live frames) and that send each frame out of the interface they are run on.
 //!
 //! Flows take turns, packet by packet, which is the worst order for every cache on the way. Buffers are recycled and
-//! keep what was written into them on the way, so each frame is written whole.
+//! keep what was written into them on the way, so the headers of each frame are written anew. Payload behind them stays as
+//! the kernel put it there: a longer frame costs the generator no more than a short one.
 #![expect(unsafe_code, reason = "packet memory and map values lie behind raw pointers")]
 
 use aya_ebpf::{
+    Global,
     bindings::xdp_action,
     macros::{map, xdp},
     maps::Array,
@@ -13,7 +15,7 @@ use aya_ebpf::{
 };
 use lb_common::{checksum::Delta, net::Be16};
 
-/// 32-bit words in the longest frame.
+/// 32-bit words of headers, and of the payload that a smallest frame has.
 const WORDS: usize = 16;
 /// The lowest source port, and how many there are as a power of two.
 const FIRST_PORT: u16 = 1024;
@@ -22,6 +24,10 @@ const PORT_BITS: u32 = 15;
 /// A frame whose checksums are right while its source port and the last two bytes of its source address are zero.
 #[map]
 static TEMPLATE: Array<[u32; WORDS]> = Array::with_max_entries(1, 0);
+/// Over how many services flows are spread, which is over how many destination ports, from the template's on. The verifier
+/// removes what that costs when there is one.
+#[unsafe(no_mangle)]
+static SERVICES: Global<u32> = Global::new(1);
 /// The number of the next frame's flow, and the number of flows.
 #[map]
 static TURN: Array<[u32; 2]> = Array::with_max_entries(1, 0);
@@ -103,7 +109,16 @@ fn write(ctx: &XdpContext, layout: &Layout) -> Option<()> {
             field(at).write(changes.apply(field(at).read()));
         }
         let l4 = field(layout.l4_checksum);
-        l4.write(changes.port(Be16::new(0), port).apply_udp(l4.read()));
+        let mut changes = changes.port(Be16::new(0), port);
+        let services = SERVICES.load();
+        if services > 1 {
+            let at = field(layout.port + size_of::<u16>());
+            let first = Be16::from_wire(at.read().to_ne_bytes());
+            let service = Be16::new(first.get() + (flow % services) as u16);
+            at.write(service.word());
+            changes = changes.port(first, service);
+        }
+        l4.write(changes.apply_udp(l4.read()));
     }
     Some(())
 }

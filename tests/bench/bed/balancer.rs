@@ -15,9 +15,12 @@ use lb_userspace::{
     model::{self, Limits, Protocol, ServiceId, XdpMode},
 };
 
-use super::chain::{Chain, EGRESS_MAC, Run, SINK_MAC};
+use super::{
+    chain::{Chain, EGRESS_MAC, Run, SINK_MAC},
+    traffic::{Load, PORT},
+};
 
-/// Backends of the service.
+/// Backends of a service, unless said otherwise.
 pub(crate) const BACKENDS: u8 = 4;
 /// Source addresses, enough for a million flows with the default range of ports.
 const SOURCES: u8 = 16;
@@ -28,6 +31,8 @@ pub(crate) struct Balancer {
     /// The chain.
     pub(crate) chain: Chain,
     path: PacketPath,
+    /// Backends of all services together.
+    backends: u16,
 }
 
 /// A loaded packet path, whose pins go with it.
@@ -64,40 +69,28 @@ pub(crate) struct Counts {
 }
 
 impl Balancer {
-    /// Puts a packet path into a chain, with one service over four backends in a forwarding mode.
+    /// Puts a packet path into a chain, in a forwarding mode, with the services and backends that the chain's load is for.
     pub(crate) fn new(mut chain: Chain, limits: Limits, mode: Mode) -> Result<Self> {
         let mut path = PacketPath::load(chain.instance(), limits)?;
-        let datapath = &mut path.0;
-        let traffic = chain.traffic();
+        let all = chain.load().services * chain.load().backends;
         for n in 0..SOURCES {
-            datapath.set_source(n.into(), traffic.source(n))?;
+            path.0.set_source(n.into(), chain.traffic().source(n))?;
         }
-        let link = Link::new(MacAddr::new(SINK_MAC), MacAddr::new(EGRESS_MAC), chain.ifindex("out")?);
-        for n in 0..BACKENDS {
-            let address = SocketAddr::new(traffic.backend(n), 8080);
-            let sources = u32::from(SOURCES);
-            let backend = Backend {
-                mode,
-                ..backend(address, traffic.protocol(), sources, link)
-            };
-            datapath.set_backend(n.into(), backend)?;
-        }
-        let slots: Vec<u32> = (0..u32::from(BACKENDS)).collect();
-        datapath.write_pages(0, &pages(&slots))?;
-        datapath.set_rotation(0, Rotation::new(0, BACKENDS.into()))?;
-        let id = ServiceId {
-            vip: SocketAddr::new(traffic.vip(), super::traffic::PORT),
-            protocol: traffic.protocol(),
-        };
-        datapath.set_service(id, 0)?;
+        fill(&mut path.0, &chain, mode)?;
+        let slots: Vec<u32> = (0..all.into()).collect();
+        path.0.write_pages(0, &pages(&slots))?;
         chain.namespace().run(|| -> Result<()> {
             for device in ["in", "out"] {
-                datapath.attach(device, XdpMode::Native)?;
+                path.0.attach(device, XdpMode::Native)?;
             }
             Ok(())
         })?;
         chain.attach("sink", "sink")?;
-        Ok(Self { chain, path })
+        Ok(Self {
+            chain,
+            path,
+            backends: all,
+        })
     }
 
     /// What has been counted so far.
@@ -106,7 +99,7 @@ impl Balancer {
             reasons: self.path.0.reasons()?,
             ..Counts::default()
         };
-        for n in 0..BACKENDS {
+        for n in 0..self.backends {
             let backend = self.path.0.backend_counters(n.into())?;
             counts.forwarded += backend.packets_in;
             counts.opened += backend.opened;
@@ -118,6 +111,36 @@ impl Balancer {
     pub(crate) fn info(&mut self) -> Result<ProgramInfo> {
         self.path.0.program()?.info().context("no facts about the program")
     }
+}
+
+/// Services on ports in turn, each over servers of its own.
+fn fill(datapath: &mut KernelDatapath, chain: &Chain, mode: Mode) -> Result<()> {
+    let Load {
+        traffic,
+        services,
+        backends,
+        ..
+    } = chain.load();
+    let link = Link::new(MacAddr::new(SINK_MAC), MacAddr::new(EGRESS_MAC), chain.ifindex("out")?);
+    for service in 0..services {
+        let first = service * backends;
+        for n in first..first + backends {
+            let address = SocketAddr::new(traffic.backend(n), 8080);
+            let backend = Backend {
+                mode,
+                service: service.into(),
+                ..backend(address, traffic.protocol(), SOURCES.into(), link)
+            };
+            datapath.set_backend(n.into(), backend)?;
+        }
+        datapath.set_rotation(service.into(), Rotation::new(first.into(), backends.into()))?;
+        let id = ServiceId {
+            vip: SocketAddr::new(traffic.vip(), PORT + service),
+            protocol: traffic.protocol(),
+        };
+        datapath.set_service(id, service.into())?;
+    }
+    Ok(())
 }
 
 impl Counts {
@@ -191,4 +214,42 @@ pub(crate) fn pages(slots: &[u32]) -> Vec<SlotPage> {
         page
     };
     slots.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(forwarded: u64, opened: u64, no_backend: u64) -> Counts {
+        let mut reasons = vec![0; PassReason::ALL.len() + DropReason::ALL.len()];
+        if let Some(last) = reasons.last_mut() {
+            *last = no_backend;
+        }
+        Counts {
+            forwarded,
+            opened,
+            reasons,
+        }
+    }
+
+    #[test]
+    fn frames_that_were_all_forwarded_count() {
+        let runs = [Run::of(50, 50), Run::of(50, 50)];
+        assert_eq!(counts(110, 14, 0).objection(&counts(10, 4, 0), &runs, 10), None);
+    }
+
+    #[test]
+    fn a_frame_that_was_not_forwarded_voids_and_says_why() {
+        let why = counts(99, 10, 1).objection(&counts(0, 0, 0), &[Run::of(100, 100)], 10);
+        let last = DropReason::ALL.last().unwrap().as_str();
+        assert!(why.unwrap().ends_with(&format!(", {last} 1")));
+    }
+
+    #[test]
+    fn flows_that_were_opened_twice_or_not_at_all_void() {
+        for opened in [9, 11] {
+            let why = counts(100, opened, 0).objection(&counts(0, 0, 0), &[Run::of(100, 100)], 10);
+            assert!(why.is_some(), "{opened}");
+        }
+    }
 }

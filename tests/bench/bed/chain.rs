@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::{Array, DevMapHash, MapData},
     programs::{ProgramInfo, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
@@ -26,7 +26,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::traffic::Traffic;
+use super::traffic::{Load, Traffic};
 use crate::interrupt;
 
 /// MAC address of `gen`.
@@ -45,7 +45,7 @@ const BATCH: u32 = 64;
 pub(crate) struct Chain {
     namespace: Namespace,
     ebpf: Ebpf,
-    traffic: Traffic,
+    load: Load,
     template: Vec<u8>,
     /// The device at which frames are counted.
     end: &'static str,
@@ -67,6 +67,16 @@ impl Run {
         self.took
     }
 
+    /// A run that took no time.
+    #[cfg(test)]
+    pub(crate) const fn of(sent: u64, arrived: u64) -> Self {
+        Self {
+            sent,
+            arrived,
+            took: Duration::ZERO,
+        }
+    }
+
     /// Frames a second at the chain's end.
     #[expect(clippy::cast_precision_loss, reason = "millions")]
     pub(crate) fn rate(&self) -> f64 {
@@ -76,9 +86,10 @@ impl Run {
 
 impl Chain {
     /// Makes the devices, with nothing between `in` and `out` yet.
-    pub(crate) fn new(traffic: Traffic) -> Result<Self> {
+    pub(crate) fn new(load: impl Into<Load>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         interrupt::check()?;
+        let load = load.into();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace::create(&format!("lbt-{}-{number}", std::process::id()));
         namespace.sh(
@@ -90,13 +101,16 @@ impl Chain {
         );
         let mut chain = Self {
             namespace,
-            ebpf: Ebpf::load(BENCH_OBJECT).context("cannot load the programs for measurements")?,
-            traffic,
+            ebpf: EbpfLoader::new()
+                .override_global("SERVICES", &u32::from(load.services), true)
+                .load(BENCH_OBJECT)
+                .context("cannot load the programs for measurements")?,
+            load,
             template: Vec::new(),
             end: "sink",
         };
-        chain.carry(traffic)?;
-        chain.program(traffic.generator())?.load()?;
+        chain.carry(load.traffic)?;
+        chain.program(load.traffic.generator())?.load()?;
         // A veth takes frames from other devices' XDP programs only where it has one itself.
         chain.attach("sink", "gen")?;
         Ok(chain)
@@ -104,13 +118,12 @@ impl Chain {
 
     /// Has the next frames be of another kind that the same program generates.
     pub(crate) fn carry(&mut self, traffic: Traffic) -> Result<()> {
-        self.traffic = traffic;
-        self.template = traffic.template()?;
-        let words: Vec<u32> = self
+        self.load.traffic = traffic;
+        self.template = traffic.template(self.load.frame)?;
+        let words = self
             .template
             .chunks_exact(4)
-            .filter_map(|bytes| bytes.try_into().ok().map(u32::from_ne_bytes))
-            .collect();
+            .filter_map(|bytes| bytes.try_into().ok().map(u32::from_ne_bytes));
         let mut template = [0u32; 16];
         for (place, word) in template.iter_mut().zip(words) {
             *place = word;
@@ -129,9 +142,14 @@ impl Chain {
         self.namespace.name()
     }
 
-    /// What it carries.
+    /// What its frames are.
     pub(crate) const fn traffic(&self) -> Traffic {
-        self.traffic
+        self.load.traffic
+    }
+
+    /// What it carries.
+    pub(crate) const fn load(&self) -> Load {
+        self.load
     }
 
     /// The index of a device.
@@ -191,7 +209,7 @@ impl Chain {
     /// Generates frames and waits until they have gone through.
     pub(crate) fn send(&mut self, frames: u32) -> Result<Run> {
         interrupt::check()?;
-        let (generator, end) = (self.traffic.generator(), self.end);
+        let (generator, end) = (self.load.traffic.generator(), self.end);
         let context = context(self.template.len(), self.ifindex("gen")?);
         let Self {
             namespace,

@@ -2,44 +2,78 @@
 //!
 //! Its last device discards frames as somebody else's, which costs the kernel less than a program would.
 
-use std::{fs, net::IpAddr};
+use std::{fmt::Write as _, fs, net::IpAddr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lb_userspace::model::Protocol;
 
-use super::{balancer::BACKENDS, chain::Chain, traffic::PORT};
+use super::{
+    chain::Chain,
+    routing::{allow, route},
+    traffic::{Load, PORT},
+};
 
-/// Puts nftables into a chain.
+/// Puts nftables into a chain, with the services and backends that the chain's load is for.
 pub(crate) fn forward(mut chain: Chain) -> Result<Chain> {
-    let traffic = chain.traffic();
-    let protocol = match traffic.protocol() {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    let backends: Vec<IpAddr> = (0..BACKENDS).map(|n| traffic.backend(n)).collect();
-    let map: Vec<_> = (0..)
-        .zip(&backends)
-        .map(|(n, ip): (u8, _)| format!("{n} : {ip}"))
-        .collect();
-    let vip = traffic.vip();
-    chain.namespace().sh(&format!(
-        "for c in all default in out; do echo 0 >/proc/sys/net/ipv4/conf/$c/rp_filter; done
-         echo 1 >/proc/sys/net/ipv4/ip_forward
-         ip address add 10.201.0.254/16 dev out
-         nft 'add table ip lb; add chain ip lb pre {{ type nat hook prerouting priority dstnat; }};
-              add rule ip lb pre ip daddr {vip} {protocol} dport {PORT} dnat to numgen inc mod {BACKENDS} map {{ {} }}'",
-        map.join(", ")
-    ));
-    for backend in backends {
-        chain.namespace().sh(&format!(
-            "ip neigh replace {backend} lladdr 02:00:00:00:00:09 dev out nud permanent"
-        ));
-    }
+    let file = tempfile::NamedTempFile::new().context("cannot make a file for the rule set")?;
+    fs::write(file.path(), rules(&chain))?;
+    allow(&chain);
+    // One next hop for all backends, as where they stand behind a router.
+    route(
+        &chain,
+        match chain.traffic().vip() {
+            IpAddr::V4(_) => "10.201.0.0/16",
+            IpAddr::V6(_) => "fd00:c9::/64",
+        },
+    );
+    chain.namespace().sh(&format!("nft -f {}", file.path().display()));
     chain.attach("pass", "in")?;
     Ok(chain)
 }
 
-/// How many connections the kernel tracks at most.
+/// A verdict map from port to chain, and a chain for each service, in whose map the backends take turns.
+fn rules(chain: &Chain) -> String {
+    let Load {
+        traffic,
+        services,
+        backends,
+        ..
+    } = chain.load();
+    let protocol = match traffic.protocol() {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let (vip, ip) = match traffic.vip() {
+        vip @ IpAddr::V4(_) => (vip, "ip"),
+        vip @ IpAddr::V6(_) => (vip, "ip6"),
+    };
+    let (mut chains, mut ports) = (String::new(), Vec::new());
+    for service in 0..services {
+        let map: Vec<_> = (0..backends)
+            .map(|n| format!("{n} : {}", traffic.backend(service * backends + n)))
+            .collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            chains,
+            "chain s{service} {{ dnat to numgen inc mod {backends} map {{ {} }}; }}",
+            map.join(", ")
+        );
+        ports.push(format!("{} : goto s{service}", PORT + service));
+    }
+    format!(
+        "table {ip} lb {{
+         {chains}
+         chain pre {{
+             type nat hook prerouting priority dstnat;
+             {ip} daddr {vip} {protocol} dport vmap {{ {} }}
+         }}
+         }}\n",
+        ports.join(", ")
+    )
+}
+
+/// How many connections the kernel tracks at most, in each namespace. It is the machine's setting: in a namespace of one's
+/// own it can only be read.
 pub(crate) fn most_flows() -> u32 {
     fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max")
         .ok()

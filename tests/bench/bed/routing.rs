@@ -10,24 +10,34 @@ use super::chain::Chain;
 
 /// Puts plain routing into a chain.
 pub(crate) fn forward(mut chain: Chain) -> Result<Chain> {
-    let vip = chain.traffic().vip();
-    let family = match vip {
+    allow(&chain);
+    route(&chain, &chain.traffic().vip().to_string());
+    chain.attach("pass", "in")?;
+    Ok(chain)
+}
+
+/// Has the kernel forward packets.
+pub(super) fn allow(chain: &Chain) {
+    chain.namespace().sh(match chain.traffic().vip() {
         IpAddr::V4(_) => {
             "for c in all default in out; do echo 0 >/proc/sys/net/ipv4/conf/$c/rp_filter; done
-             echo 1 >/proc/sys/net/ipv4/ip_forward
-             ip='ip -4'"
+             echo 1 >/proc/sys/net/ipv4/ip_forward"
         }
         IpAddr::V6(_) => {
             "for c in all default in out; do echo 0 >/proc/sys/net/ipv6/conf/$c/disable_ipv6; done
-             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-             ip='ip -6'"
+             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
         }
+    });
+}
+
+/// Routes a destination to a router at the chain's end.
+pub(super) fn route(chain: &Chain, destination: &str) {
+    let (family, router) = match chain.traffic().vip() {
+        IpAddr::V4(_) => ("-4", "10.203.0.1"),
+        IpAddr::V6(_) => ("-6", "fe80::9"),
     };
     chain.namespace().sh(&format!(
-        "{family}
-         $ip route add {vip} dev out
-         $ip neigh replace {vip} lladdr 02:00:00:00:00:09 dev out nud permanent"
+        "ip {family} route add {destination} via {router} dev out onlink
+         ip {family} neigh replace {router} lladdr 02:00:00:00:00:09 dev out nud permanent"
     ));
-    chain.attach("pass", "in")?;
-    Ok(chain)
 }

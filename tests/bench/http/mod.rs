@@ -30,8 +30,8 @@ use self::{
     wrk::{CONNECTIONS, Pattern, Wrk},
 };
 use crate::{
-    figure::{Report, quantile},
     interrupt,
+    report::{Report, figure::quantile},
 };
 
 /// When more than this many cores are busy while nothing is measured, CPU times show the machine's other work, too.

@@ -4,7 +4,13 @@ use super::{
     contender::{self, DIRECT},
     wrk::{Pattern, Sample},
 };
-use crate::figure::{Report, Unit, quantile};
+use crate::{
+    peers::MAIN_TABLE,
+    report::{
+        Report, Table,
+        figure::{Unit, quantile},
+    },
+};
 
 /// All figures of the HTTP part.
 #[derive(Debug)]
@@ -177,11 +183,22 @@ impl Results {
 
     /// Prints a table of medians for each kind, then adds every figure to the report.
     pub(crate) fn report(&self, report: &mut Report) {
+        for outcome in &self.contenders {
+            if let Some(why) = &outcome.not_here {
+                report.leave_out(&format!("HTTP through {}", outcome.name), why);
+            }
+        }
         for (pattern, title) in [
             (Pattern::KeepAlive, "HTTP, keep-alive"),
             (Pattern::PerRequest, "HTTP, a connection per request"),
         ] {
             self.print(pattern, title);
+            report.table(Table {
+                id: pattern.table().to_owned(),
+                title: title.to_owned(),
+                rows: "contender",
+                axis: None,
+            });
             for column in &COLUMNS {
                 self.section(pattern, title, column, report);
             }
@@ -222,7 +239,11 @@ impl Results {
             // What was never measured is told once.
             let is_first = column.title == COLUMNS[0].title;
             if !values.is_empty() || (void.is_some() && is_first) {
-                report.add(outcome.name, column.unit, &values, None, void.as_ref());
+                let figure = report.add(outcome.name, column.unit, &values, None, void.as_ref());
+                figure.cell(pattern.table(), outcome.name, column.title);
+                if pattern == Pattern::KeepAlive && !column.above_direct {
+                    figure.cell(MAIN_TABLE, outcome.name, &format!("HTTP: {}", column.title));
+                }
             }
         }
     }

@@ -38,6 +38,16 @@ pub(crate) enum Pattern {
     PerRequest,
 }
 
+impl Pattern {
+    /// The table of its figures.
+    pub(crate) const fn table(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "http-keep-alive",
+            Self::PerRequest => "http-per-request",
+        }
+    }
+}
+
 /// What a run of wrk gave.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Sample {

@@ -1,0 +1,266 @@
+//! Who is measured: each contender as a chain of its own, with an account of what it did to the frames.
+
+use anyhow::Result;
+use aya::programs::ProgramInfo;
+use lb_common::abi::Mode;
+use lb_userspace::model::Limits;
+
+use crate::bed::{
+    balancer::{Balancer, Counts},
+    chain::{Chain, Run},
+    nftables, routing,
+    traffic::{Load, Traffic},
+};
+
+/// What can stand in the middle of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contender {
+    /// A program that sends every frame back.
+    BareTx,
+    /// A program that sends every frame on.
+    BareRedirect,
+    /// `lb` in mode `full-nat`.
+    FullNat,
+    /// `lb` in mode `nat`.
+    Nat,
+    /// The kernel's destination NAT.
+    Nftables,
+    /// The kernel's forwarding.
+    Routing,
+}
+
+impl Contender {
+    /// Everyone, in the order of their turns.
+    pub(super) const ALL: [Self; 6] = [
+        Self::BareTx,
+        Self::BareRedirect,
+        Self::FullNat,
+        Self::Nat,
+        Self::Nftables,
+        Self::Routing,
+    ];
+    /// Those that keep flows, and choose a backend for a new one.
+    pub(super) const BALANCERS: [Self; 3] = [Self::FullNat, Self::Nat, Self::Nftables];
+
+    /// As the report calls it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::BareTx => "bare XDP_TX",
+            Self::BareRedirect => "bare redirect",
+            Self::FullNat => "lb full-nat",
+            Self::Nat => "lb nat",
+            Self::Nftables => "nftables DNAT",
+            Self::Routing => "kernel routing",
+        }
+    }
+
+    /// Its share of the frames: the kernel's own ways take several times as long.
+    pub(super) const fn frames(self, frames: u32) -> u32 {
+        match self {
+            Self::BareTx | Self::BareRedirect | Self::FullNat | Self::Nat => frames,
+            Self::Nftables | Self::Routing => frames / 4,
+        }
+    }
+
+    /// Why it cannot take part in a scene.
+    pub(super) fn excuse(self, scene: &Scene) -> Option<String> {
+        let most = nftables::most_flows();
+        (self == Self::Nftables && scene.flows >= most).then(|| {
+            format!(
+                "the kernel tracks {most} connections at most (nf_conntrack_max), which is a setting of the whole machine and \
+                 can only be read in a namespace"
+            )
+        })
+    }
+}
+
+/// What contenders have to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene {
+    /// The frames.
+    pub(super) load: Load,
+    /// Flows that they belong to.
+    pub(super) flows: u32,
+}
+
+impl Scene {
+    /// Shortest frames of a thousand flows, to one service over four backends.
+    pub(super) fn plain(traffic: Traffic) -> Self {
+        Self {
+            load: traffic.into(),
+            flows: 1_000,
+        }
+    }
+
+    /// The default configuration's limits, with flow tables doubled until a fifth of them stays free.
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        let table = match self.load.traffic {
+            Traffic::UdpV4 | Traffic::SynV4 | Traffic::AckV4 => &mut limits.flows_ipv4,
+            Traffic::UdpV6 => &mut limits.flows_ipv6,
+        };
+        while self.flows > *table / 5 * 4 {
+            *table *= 2;
+        }
+        limits
+    }
+
+    /// What a reader has to know about the size of the flow table.
+    pub(super) fn remark(&self) -> Option<String> {
+        (self.limits() != Limits::default()).then(|| {
+            let Limits {
+                flows_ipv4, flows_ipv6, ..
+            } = self.limits();
+            format!("lb's flow tables raised to {flows_ipv4} (IPv4) and {flows_ipv6} (IPv6)")
+        })
+    }
+}
+
+/// A contender in its chain, ready to run.
+pub(super) struct Contestant {
+    /// Who it is.
+    pub(super) contender: Contender,
+    body: Body,
+    account: Account,
+}
+
+enum Body {
+    Plain(Box<Chain>),
+    Balancer(Box<Balancer>, Counts),
+}
+
+impl Contestant {
+    /// Builds its chain.
+    pub(super) fn enter(contender: Contender, scene: &Scene) -> Result<Self> {
+        let chain = Chain::new(scene.load)?;
+        let balancer = |chain, mode| Balancer::new(chain, scene.limits(), mode);
+        let body = match contender {
+            Contender::BareTx => Body::Plain(Box::new(chain.bare("bare_tx")?)),
+            Contender::BareRedirect => Body::Plain(Box::new(chain.bare("bare_redirect")?)),
+            Contender::FullNat => Body::balancer(balancer(chain, Mode::FULL_NAT)?)?,
+            Contender::Nat => Body::balancer(balancer(chain, Mode::NAT)?)?,
+            Contender::Nftables => Body::Plain(Box::new(nftables::forward(chain)?)),
+            Contender::Routing => Body::Plain(Box::new(routing::forward(chain)?)),
+        };
+        Ok(Self {
+            contender,
+            body,
+            account: Account::default(),
+        })
+    }
+
+    /// Has so many flows take turns from now on.
+    pub(super) fn flows(&mut self, flows: u32) -> Result<()> {
+        self.chain().flows(0, flows)
+    }
+
+    /// Sends frames, and notes what became of them.
+    pub(super) fn send(&mut self, frames: u32) -> Result<Run> {
+        let run = self.chain().send(frames)?;
+        self.account.note(run);
+        Ok(run)
+    }
+
+    /// Nanoseconds that its program takes for a frame, while the kernel's statistics are on; nothing if it has none.
+    pub(super) fn time(&mut self, frames: u32) -> Result<Option<f64>> {
+        let Some(before) = self.info()? else {
+            return Ok(None);
+        };
+        self.send(frames)?;
+        Ok(self.info()?.map(|after| time_per_run(&before, &after)))
+    }
+
+    fn info(&mut self) -> Result<Option<ProgramInfo>> {
+        Ok(match (&mut self.body, self.contender) {
+            (Body::Balancer(balancer, _), _) => Some(balancer.info()?),
+            (Body::Plain(chain), Contender::BareTx) => Some(chain.info("bare_tx")?),
+            (Body::Plain(chain), Contender::BareRedirect) => Some(chain.info("bare_redirect")?),
+            (Body::Plain(_), _) => None,
+        })
+    }
+
+    /// Why its figures do not count, if they do not. So many flows should have been opened by the frames sent so far.
+    pub(super) fn objection(&self, opened: u32) -> Result<Option<String>> {
+        let wrong = match &self.body {
+            Body::Balancer(balancer, before) => balancer.counts()?.objection(before, &self.account.runs, opened.into()),
+            Body::Plain(_) => None,
+        };
+        Ok(wrong.or_else(|| self.account.objection()))
+    }
+
+    fn chain(&mut self) -> &mut Chain {
+        match &mut self.body {
+            Body::Plain(chain) => chain,
+            Body::Balancer(balancer, _) => &mut balancer.chain,
+        }
+    }
+}
+
+impl Body {
+    fn balancer(balancer: Balancer) -> Result<Self> {
+        let counts = balancer.counts()?;
+        Ok(Self::Balancer(Box::new(balancer), counts))
+    }
+}
+
+/// Every run of a contestant.
+#[derive(Debug, Default)]
+struct Account {
+    runs: Vec<Run>,
+}
+
+impl Account {
+    fn note(&mut self, run: Run) {
+        self.runs.push(run);
+    }
+
+    fn objection(&self) -> Option<String> {
+        lost(
+            self.runs.iter().map(|run| run.sent).sum(),
+            self.runs.iter().map(|run| run.arrived).sum(),
+        )
+    }
+}
+
+/// Why a rate does not count: one frame in a hundred, or more, did not come out at the end, or came from elsewhere.
+fn lost(sent: u64, arrived: u64) -> Option<String> {
+    (arrived.abs_diff(sent) > sent / 100).then(|| format!("of {sent} frames {arrived} arrived"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "well below 2^52 ns")]
+fn time_per_run(before: &ProgramInfo, after: &ProgramInfo) -> f64 {
+    let time = after.run_time().saturating_sub(before.run_time());
+    let runs = after.run_count().saturating_sub(before.run_count());
+    time.as_nanos() as f64 / runs as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_frames_void_a_figure() {
+        assert_eq!(lost(1000, 1000), None);
+        assert_eq!(lost(1000, 991), None);
+        assert_eq!(lost(1000, 980).as_deref(), Some("of 1000 frames 980 arrived"));
+        assert!(lost(1000, 0).is_some());
+    }
+
+    #[test]
+    fn frames_from_elsewhere_void_a_figure() {
+        assert!(lost(1000, 1200).is_some());
+    }
+
+    #[test]
+    fn flow_tables_grow_for_a_million_flows_and_not_before() {
+        let scene = |traffic, flows| Scene {
+            flows,
+            ..Scene::plain(traffic)
+        };
+        assert_eq!(scene(Traffic::UdpV4, 100_000).remark(), None);
+        assert_eq!(scene(Traffic::UdpV6, 200_000).remark(), None);
+        assert_eq!(scene(Traffic::UdpV4, 1_000_000).limits().flows_ipv4, 1 << 21);
+        assert_eq!(scene(Traffic::UdpV6, 1_000_000).limits().flows_ipv6, 1 << 21);
+        assert!(scene(Traffic::UdpV4, 1_000_000).remark().is_some());
+    }
+}
