@@ -3,10 +3,12 @@
 mod bench;
 mod build;
 mod demo;
+mod interrupt;
 mod lint;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,8 @@ enum Verb {
     Test(test::Args),
     /// Measure the packet path against bare XDP programs and nftables, and print it beside its targets.
     Bench(bench::Args),
+    /// Run the real lb in virtual machines with Debian's kernels; the last line is `N passed, N failed`.
+    Vm(vm::Args),
     /// Check format, lints and documentation.
     Lint,
     /// The demo's client, started inside the client's network namespace.
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
     };

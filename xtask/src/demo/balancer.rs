@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{interrupt, lab::Lab, leftovers};
-use crate::shell;
+use super::{lab::Lab, leftovers};
+use crate::{interrupt, shell};
 
 /// How long the daemon may take to start and to find all backends healthy.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{interrupt, leftovers};
-use crate::shell;
+use super::leftovers;
+use crate::{interrupt, shell};
 
 /// The servers' names, which are also what they answer.
 pub(super) const SERVERS: [&str; 4] = ["s1", "s2", "s3", "s4"];

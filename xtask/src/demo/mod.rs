@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: the real `lb` between a real client and four real servers, seen at work.
 
 mod balancer;
-mod interrupt;
 mod lab;
 mod leftovers;
 pub(crate) mod load;
@@ -18,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build::{self, Profile},
+    interrupt,
     setup::{self, Scope},
     shell,
 };

@@ -13,10 +13,8 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    interrupt,
-    lab::{Lab, SERVERS},
-};
+use super::lab::{Lab, SERVERS};
+use crate::interrupt;
 
 /// The running servers, by name. They end with their namespaces.
 #[derive(Debug)]

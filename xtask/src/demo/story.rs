@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::{
     balancer::{Balancer, HEALTH_FALL, HEALTH_INTERVAL},
-    interrupt,
     lab::{Lab, SERVERS},
     sample::{self, Sample},
     screen::{Screen, thousands},
     servers::Servers,
     traffic::{Counts, Traffic, median},
 };
+use crate::interrupt;
 
 /// The service with all servers at once.
 const ACTIVE_ACTIVE: &str = "10.80.1.100:80";

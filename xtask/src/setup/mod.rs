@@ -20,6 +20,8 @@ pub(crate) enum Scope {
     Build,
     /// Load the packet path, and make network namespaces.
     Kernel,
+    /// Boot virtual machines, in which the packet path is loaded. Needs root only to install what is missing.
+    Machines,
 }
 
 /// Something that is missing.
@@ -89,14 +91,28 @@ fn as_root() -> String {
 
 fn find(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = toolchain::missing()?;
+    if scope != Scope::Build {
+        missing.extend(packages::missing(packages::PROGRAMS));
+    }
+    if scope == Scope::Machines {
+        missing.extend(machines());
+        missing.extend(packages::missing(packages::MACHINE_PROGRAMS));
+    }
     if scope == Scope::Kernel {
-        missing.extend(packages::missing());
         // The kernel is probed with these programs.
         if packages::can_probe() {
             missing.extend(kernel::missing());
         }
     }
     Ok(missing)
+}
+
+/// Guests run this machine's own programs, and there are recipes for one kind of machine.
+fn machines() -> Option<Missing> {
+    (!cfg!(target_arch = "x86_64")).then(|| Missing {
+        what: "an x86-64 machine, whose programs the virtual machines run".into(),
+        remedy: Remedy::Tell("run the tests on this machine's own kernel instead: cargo xtask test".into()),
+    })
 }
 
 /// Does what may be done. A failed installation is reported, and the others are still tried.

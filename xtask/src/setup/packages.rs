@@ -12,21 +12,41 @@ use super::{Missing, Remedy};
 use crate::shell;
 
 /// Program, Debian package, what for.
-const PROGRAMS: [(&str, &str, &str); 6] = [
+type Program = (&'static str, &'static str, &'static str);
+
+/// What demo, tests and benchmark call.
+pub(super) const PROGRAMS: &[Program] = &[
     ("ip", "iproute2", "makes network namespaces"),
     ("nsenter", "util-linux", "runs programs inside them"),
     ("ethtool", "ethtool", "sets offloads of virtual interfaces"),
     ("nginx", "nginx-light", "is the real server in demo and tests"),
     ("curl", "curl", "is a real client in tests"),
+    ("ping", "iputils-ping", "is another"),
+    ("bpftool", "bpftool", "makes a map of its own in a test"),
     ("nft", "nftables", "is what the benchmark compares with"),
+];
+
+/// What virtual machines take besides [`PROGRAMS`]. `dpkg-deb` and `apt-get` are on every system whose packages these are.
+pub(super) const MACHINE_PROGRAMS: &[Program] = &[
+    ("qemu-system-x86_64", "qemu-system-x86", "is the virtual machine"),
+    ("dpkg-deb", "dpkg", "unpacks Debian's kernels"),
+    ("depmod", "kmod", "finds which kernel module needs which"),
+    ("xz", "xz-utils", "unpacks kernel modules"),
+    ("strip", "binutils", "makes test programs smaller"),
+    ("ldd", "libc-bin", "finds the libraries of programs"),
+    ("setpriv", "util-linux", "ends virtual machines with their verb"),
+    ("busybox", "busybox-static", "is the user land of the guests"),
+    ("dash", "dash", "is their shell"),
+    ("iperf3", "iperf3", "is a load generator in them"),
+    ("ipvsadm", "ipvsadm", "is another balancer in them"),
 ];
 
 /// Asked by Debian's packages before they start a service.
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Programs that are not installed.
-pub(super) fn missing() -> Vec<Missing> {
-    let absent = PROGRAMS.iter().filter(|(program, ..)| shell::find(program).is_none());
+/// Programs of a list that are not installed.
+pub(super) fn missing(programs: &'static [Program]) -> Vec<Missing> {
+    let absent = programs.iter().filter(|(program, ..)| shell::find(program).is_none());
     absent
         .map(|(program, package, purpose)| Missing {
             what: format!("{program}, which {purpose}"),

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: builds every test once, runs what was asked for, and adds it all up.
 
-mod suite;
-mod tally;
+pub(crate) mod suite;
+pub(crate) mod tally;
 
 use std::process::{Command, ExitCode};
 
@@ -17,7 +17,7 @@ use tally::Tally;
 /// Packages whose tests need neither root nor a kernel of their own.
 const HOST_PACKAGES: [&str; 3] = ["lb-common", "lb-userspace", "xtask"];
 /// The package whose tests need the real kernel.
-const KERNEL_PACKAGE: &str = "lb-tests";
+pub(crate) const KERNEL_PACKAGE: &str = "lb-tests";
 /// Packages with examples in their documentation.
 const DOCUMENTED: [&str; 2] = ["lb-common", "lb-userspace"];
 
@@ -101,7 +101,7 @@ fn run_suite(mut command: Command, args: &Args, must_have_tests: bool) -> Result
 }
 
 /// Prints the results; the totals come last, whatever happened.
-fn summarize(results: &[(String, Tally)], filter: Option<&str>) -> ExitCode {
+pub(crate) fn summarize(results: &[(String, Tally)], filter: Option<&str>) -> ExitCode {
     let total: Tally = results.iter().map(|(_, tally)| tally).sum();
     println!();
     for (name, tally) in results.iter().filter(|(_, tally)| tally.ran() + tally.ignored > 0) {

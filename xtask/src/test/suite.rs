@@ -12,18 +12,19 @@ use crate::shell;
 
 /// One test executable.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Suite {
+pub(crate) struct Suite {
     /// `PACKAGE` for unit tests of a library, `PACKAGE::TARGET` for others.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it is a mistake when it holds no test.
-    pub(super) must_have_tests: bool,
-    executable: PathBuf,
+    pub(crate) must_have_tests: bool,
+    /// The file.
+    pub(crate) executable: PathBuf,
     package_directory: PathBuf,
 }
 
 impl Suite {
     /// The command that runs it, where cargo would run it.
-    pub(super) fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.executable);
         command
             .current_dir(&self.package_directory)
@@ -36,7 +37,7 @@ impl Suite {
 ///
 /// # Errors
 /// When the build fails, or there is no such target.
-pub(super) fn build(packages: &[&str], target: Option<&str>) -> Result<Vec<Suite>> {
+pub(crate) fn build(packages: &[&str], target: Option<&str>) -> Result<Vec<Suite>> {
     let mut cargo = shell::cargo()?;
     cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
     for package in packages {

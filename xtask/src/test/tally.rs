@@ -13,33 +13,33 @@ use crate::shell;
 
 /// Results of one or several test executables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Tests that passed.
-    pub(super) passed: u64,
+    pub(crate) passed: u64,
     /// Tests that failed, and executables that did not come to an end.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// Tests that were not run.
-    pub(super) ignored: u64,
+    pub(crate) ignored: u64,
     /// Names of what failed.
-    pub(super) failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// How long it took.
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl Tally {
     /// Tests that ran.
-    pub(super) fn ran(&self) -> u64 {
+    pub(crate) fn ran(&self) -> u64 {
         self.passed + self.failed
     }
 
     /// Counts one failure more.
-    pub(super) fn fail(&mut self, what: &str) {
+    pub(crate) fn fail(&mut self, what: &str) {
         self.failed += 1;
         self.failures.push(what.to_owned());
     }
 
     /// Takes in one line of output; `true` when it is the line with an executable's result.
-    fn read(&mut self, line: &str) -> bool {
+    pub(crate) fn read(&mut self, line: &str) -> bool {
         if let Some(name) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
@@ -83,7 +83,7 @@ impl<'a> Sum<&'a Tally> for Tally {
 ///
 /// # Errors
 /// When it cannot be started.
-pub(super) fn run(command: &mut Command) -> Result<Tally> {
+pub(crate) fn run(command: &mut Command) -> Result<Tally> {
     let line = shell::line(command);
     eprintln!("$ {line}");
     let begin = Instant::now();

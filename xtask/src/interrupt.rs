@@ -1,4 +1,4 @@
-//! Ctrl-C ends the demo at its next pause, so that everything is put away as at its ordinary end.
+//! Ctrl-C ends a verb at its next pause, so that everything is put away as at its ordinary end.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -14,7 +14,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// When the handler cannot be installed.
-pub(super) fn listen() -> Result<()> {
+pub(crate) fn listen() -> Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")
 }
 
@@ -22,7 +22,7 @@ pub(super) fn listen() -> Result<()> {
 ///
 /// # Errors
 /// Exactly then.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if INTERRUPTED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
@@ -33,7 +33,7 @@ pub(super) fn check() -> Result<()> {
 ///
 /// # Errors
 /// When Ctrl-C is pressed meanwhile.
-pub(super) fn pause(time: Duration) -> Result<()> {
+pub(crate) fn pause(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     loop {
         check()?;

@@ -1,0 +1,86 @@
+//! `cargo xtask vm`: the real `lb` in virtual machines with other kernels than this machine's.
+
+mod image;
+mod kernel;
+mod machine;
+mod tests;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{
+    interrupt,
+    setup::{self, Scope},
+    test,
+};
+use image::Image;
+use kernel::{Kernel, Series};
+use machine::Machine;
+
+/// Arguments of `vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to run in the guests; without it, everything.
+    part: Option<Part>,
+    /// Only with this kernel.
+    #[arg(long, value_name = "SERIES")]
+    kernel: Option<Series>,
+    /// A console in a guest with everything inside, in place of the tests.
+    #[arg(long, conflicts_with = "part")]
+    shell: bool,
+}
+
+/// Something to run in guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Single packets and the end-to-end tests.
+    Tests,
+}
+
+impl Part {
+    /// In the order in which they run.
+    const ALL: [Self; 1] = [Self::Tests];
+}
+
+/// Gets kernels, makes images, boots guests, and adds up what they say.
+///
+/// # Errors
+/// When the machine lacks something, or an image cannot be made.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(Scope::Machines)?;
+    if !args.shell {
+        interrupt::listen()?;
+    }
+    let kernels = kernels(args.kernel)?;
+    if args.shell {
+        return shell(&kernels);
+    }
+    let parts = args.part.map_or_else(|| Part::ALL.to_vec(), |part| vec![part]);
+    let mut results = Vec::new();
+    for part in parts {
+        match part {
+            Part::Tests => {
+                for kernel in &kernels {
+                    results.extend(tests::run(kernel)?);
+                }
+            }
+        }
+    }
+    Ok(test::summarize(&results, None))
+}
+
+fn shell(kernels: &[Kernel]) -> Result<ExitCode> {
+    let kernel = kernels.first().context("there is no kernel")?;
+    let image = Image::new(kernel)?.write("shell")?;
+    Machine::new(kernel, &image, image::SHELL).interact()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kernels(only: Option<Series>) -> Result<Vec<Kernel>> {
+    let series = Series::ALL
+        .into_iter()
+        .filter(|series| only.is_none_or(|only| only == *series));
+    series.map(Kernel::fetch).collect()
+}
