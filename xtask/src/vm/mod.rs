@@ -4,6 +4,7 @@ mod image;
 mod kernel;
 mod machine;
 mod tests;
+pub(crate) mod trio;
 
 use std::process::ExitCode;
 
@@ -37,11 +38,13 @@ pub(crate) struct Args {
 enum Part {
     /// Single packets and the end-to-end tests.
     Tests,
+    /// Client, lb and servers, each in a guest of its own, over virtio-net.
+    Trio,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Self; 1] = [Self::Tests];
+    const ALL: [Self; 2] = [Self::Tests, Self::Trio];
 }
 
 /// Gets kernels, makes images, boots guests, and adds up what they say.
@@ -64,6 +67,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Part::Tests => {
                 for kernel in &kernels {
                     results.extend(tests::run(kernel)?);
+                }
+            }
+            Part::Trio => {
+                for kernel in &kernels {
+                    results.push(trio::run(kernel)?);
                 }
             }
         }
