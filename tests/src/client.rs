@@ -17,7 +17,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
-use crate::lab::Host;
+use crate::{lab::Host, poll::patience};
 
 /// How long a client waits for one step.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// As the kernel says, after ten seconds at most.
 pub fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    let stream = TcpStream::connect_timeout(&address, patience(LIMIT))?;
     limit(&stream)?;
     Ok(stream)
 }
@@ -66,8 +66,8 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn limit(stream: &TcpStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(patience(LIMIT)))?;
+    stream.set_write_timeout(Some(patience(LIMIT)))?;
     stream.set_nodelay(true)
 }
 
@@ -266,7 +266,7 @@ impl Datagrams {
         let socket = UdpSocket::bind((any, 0)).expect("a port");
         socket.connect(address).expect("a route");
         socket
-            .set_read_timeout(Some(Duration::from_secs(2)))
+            .set_read_timeout(Some(patience(Duration::from_secs(2))))
             .expect("a timeout");
         Self(socket)
     }
@@ -274,7 +274,7 @@ impl Datagrams {
     /// Sends a payload and returns the name of the server that echoed it, and the client that it saw.
     ///
     /// # Errors
-    /// Nothing came back within two seconds, or something else did.
+    /// Nothing came back within two seconds (times [`crate::patience`]), or something else did.
     pub fn echo(&self, payload: &[u8]) -> io::Result<(String, IpAddr)> {
         self.0.send(payload)?;
         let mut buffer = vec![0; 65_536];
@@ -298,7 +298,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `threads` clients on a host, each with a pause of 2 ms between requests.
+    /// Starts `threads` clients on a host, each with a pause of 2 ms (times [`crate::patience`]) between requests.
     #[must_use]
     pub fn start(host: &Host, address: SocketAddr, threads: usize) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
@@ -313,7 +313,7 @@ impl Load {
                         Ok(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => failures.push(format!("after {:?}: {error}", started.elapsed())),
                     }
-                    thread::sleep(Duration::from_millis(2));
+                    thread::sleep(patience(Duration::from_millis(2)));
                 }
                 failures
             })

@@ -29,5 +29,5 @@ pub use config::{Backend, Config, Service};
 pub use lab::{Host, Lab, Topology};
 pub use netns::Namespace;
 pub use nginx::Nginx;
-pub use poll::{eventually, never};
+pub use poll::{eventually, never, patience};
 pub use server::{HttpServer, UdpEcho};

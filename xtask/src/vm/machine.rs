@@ -71,7 +71,7 @@ pub(crate) struct Machine {
     job: String,
     memory: u32,
     cpus: u32,
-    counts_instructions: bool,
+    clock: Clock,
     append: Vec<String>,
     networks: Vec<Network>,
 }
@@ -85,7 +85,7 @@ impl Machine {
             job: job.to_owned(),
             memory: 512,
             cpus: 1,
-            counts_instructions: false,
+            clock: Clock::Machine,
             append: Vec::new(),
             networks: Vec::new(),
         }
@@ -107,7 +107,15 @@ impl Machine {
     /// never KVM.
     #[expect(dead_code, reason = "for jobs that measure")]
     pub(crate) fn counting_instructions(mut self) -> Self {
-        self.counts_instructions = true;
+        self.clock = Clock::Instructions;
+        self
+    }
+
+    /// Where guests are emulated, lets the guest's clock be its count of instructions, too: a machine that has other things
+    /// to do makes the guest take longer, but its programs do not see that, and none of their time limits passes early.
+    /// Waiting takes no time at all.
+    pub(crate) fn steady(mut self) -> Self {
+        self.clock = Clock::Steady;
         self
     }
 
@@ -149,7 +157,7 @@ impl Machine {
     }
 
     fn acceleration(&self) -> Acceleration {
-        if self.counts_instructions {
+        if self.clock == Clock::Instructions {
             Acceleration::None
         } else {
             *KVM.get_or_init(|| self.try_kvm())
@@ -192,7 +200,8 @@ impl Machine {
             Acceleration::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
             Acceleration::None => qemu.args(["-accel", "tcg", "-cpu", EMULATED_CPU]),
         };
-        if self.counts_instructions {
+        let counts = self.clock.counts(acceleration);
+        if counts {
             qemu.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2025-01-01,clock=vm"])
                 .args(["-seed", "1"]);
         }
@@ -201,14 +210,14 @@ impl Machine {
             .arg(self.kernel.image())
             .arg("-initrd")
             .arg(&self.image)
-            .args(["-append", &self.kernel_command_line()]);
+            .args(["-append", &self.kernel_command_line(counts)]);
         for (number, network) in self.networks.iter().enumerate() {
             qemu.args(network.arguments(number));
         }
         qemu
     }
 
-    fn kernel_command_line(&self) -> String {
+    fn kernel_command_line(&self, counts: bool) -> String {
         let mut words = vec![
             "console=ttyS0",
             "quiet",
@@ -217,7 +226,7 @@ impl Machine {
             "tsc=reliable",
             "no_timer_check",
         ];
-        if self.counts_instructions {
+        if counts {
             // A grace period that waits for its turn takes a different number of instructions each time.
             words.push("rcupdate.rcu_expedited=1");
         }
@@ -271,6 +280,27 @@ impl Cable {
             }
         }
         arguments
+    }
+}
+
+/// What a guest's clock counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    /// This machine's time.
+    Machine,
+    /// The guest's instructions where it is emulated, and this machine's time elsewhere.
+    Steady,
+    /// The guest's instructions, so the guest is emulated.
+    Instructions,
+}
+
+impl Clock {
+    fn counts(self, acceleration: Acceleration) -> bool {
+        match self {
+            Self::Machine => false,
+            Self::Steady => acceleration == Acceleration::None,
+            Self::Instructions => true,
+        }
     }
 }
 

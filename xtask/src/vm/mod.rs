@@ -8,7 +8,7 @@ pub(crate) mod trio;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
@@ -16,9 +16,7 @@ use crate::{
     setup::{self, Scope},
     test,
 };
-use image::Image;
 use kernel::{Kernel, Series};
-use machine::Machine;
 
 /// Arguments of `vm`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +26,9 @@ pub(crate) struct Args {
     /// Only with this kernel.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<Series>,
+    /// Only tests whose name contains this, also such as are otherwise left out of guests.
+    #[arg(long, value_name = "NAME", conflicts_with = "shell")]
+    filter: Option<String>,
     /// A console in a guest with everything inside, in place of the tests.
     #[arg(long, conflicts_with = "part")]
     shell: bool,
@@ -60,15 +61,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.shell {
         return shell(&kernels);
     }
-    let parts = args.part.map_or_else(|| Part::ALL.to_vec(), |part| vec![part]);
+    let filter = args.filter.as_deref();
+    let parts = match (args.part, filter) {
+        (Some(Part::Trio), Some(_)) => bail!("--filter is for names of tests; trio is one story"),
+        (Some(part), _) => vec![part],
+        (None, Some(_)) => vec![Part::Tests],
+        (None, None) => Part::ALL.to_vec(),
+    };
     let mut results = Vec::new();
     for part in parts {
         match part {
-            Part::Tests => {
-                for kernel in &kernels {
-                    results.extend(tests::run(kernel)?);
-                }
-            }
+            Part::Tests => results.extend(tests::run(&kernels, filter)?),
             Part::Trio => {
                 for kernel in &kernels {
                     results.push(trio::run(kernel)?);
@@ -76,13 +79,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
-    Ok(test::summarize(&results, None))
+    Ok(test::summarize(&results, filter))
 }
 
 fn shell(kernels: &[Kernel]) -> Result<ExitCode> {
     let kernel = kernels.first().context("there is no kernel")?;
-    let image = Image::new(kernel)?.write("shell")?;
-    Machine::new(kernel, &image, image::SHELL).interact()?;
+    let image = tests::image(kernel, &tests::Binaries::build()?, None)?;
+    tests::machine(kernel, &image, image::SHELL).interact()?;
     Ok(ExitCode::SUCCESS)
 }
 
