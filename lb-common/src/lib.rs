@@ -12,6 +12,7 @@ pub mod reason;
 pub mod reset;
 pub mod rewrite;
 pub mod schedule;
+pub mod traffic;
 pub mod wire;
 
 pub use network_types;

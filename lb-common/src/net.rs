@@ -240,6 +240,13 @@ impl MacAddr {
         ])
     }
 
+    /// Its words as loaded from memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u16; 3] {
+        self.0
+    }
+
     /// Its six bytes.
     #[must_use]
     pub const fn bytes(self) -> [u8; 6] {

@@ -1,10 +1,7 @@
 //! Kernel helpers and machine instructions, each wrapped once.
 #![expect(unsafe_code, reason = "helpers and intrinsics are foreign functions")]
 
-use core::{
-    arch::asm,
-    intrinsics::{AtomicOrdering, atomic_xadd},
-};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use lb_common::flow::Tick;
@@ -29,31 +26,4 @@ pub unsafe fn take_ticket(counter: *mut u64) -> u64 {
     // what was there.
     // SAFETY: by contract.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, 1) }
-}
-
-/// Loads 32 bits from wherever they lie. Rust would load unaligned words byte by byte, although every machine that runs
-/// XDP loads them whole.
-///
-/// # Safety
-/// The four bytes are readable.
-#[inline(always)]
-pub unsafe fn load_word(at: *const u32) -> u32 {
-    let word: u64;
-    // SAFETY: by contract.
-    unsafe {
-        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = lateout(reg) word, options(nostack, preserves_flags, readonly))
-    };
-    word as u32
-}
-
-/// Stores 32 bits wherever they are to lie.
-///
-/// # Safety
-/// The four bytes are writable.
-#[inline(always)]
-pub unsafe fn store_word(at: *mut u32, word: u32) {
-    // SAFETY: by contract.
-    unsafe {
-        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word), options(nostack, preserves_flags))
-    };
 }

@@ -22,6 +22,7 @@ mod rewrite;
 mod select;
 mod service;
 mod stats;
+mod word;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::reason::{DropReason, PassReason};

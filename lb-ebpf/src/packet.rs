@@ -4,7 +4,7 @@
     reason = "packet memory is reached through raw pointers that the verifier checks"
 )]
 
-use crate::kernel;
+use crate::word;
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use lb_common::{
     net::Be16,
@@ -75,7 +75,12 @@ impl Frame {
     /// Cuts or keeps the frame so that it ends after `length` bytes.
     #[inline(always)]
     pub fn truncate(self, length: usize) -> Option<()> {
-        let change = length as i32 - self.length() as i32;
+        self.lengthen(length as i32 - self.length() as i32)
+    }
+
+    /// Moves the frame's end by so many bytes, back if negative.
+    #[inline(always)]
+    pub fn lengthen(self, change: i32) -> Option<()> {
         // SAFETY: the helper checks the new length; pointers into the packet are made anew at each access.
         let result = unsafe { bpf_xdp_adjust_tail(self.ctx, change) };
         (result == 0).then_some(())
@@ -112,7 +117,7 @@ impl<const LENGTH: usize> Window<LENGTH> {
         let mut words = [0; N];
         for (i, word) in words.iter_mut().enumerate() {
             // SAFETY: in bounds as asserted.
-            *word = unsafe { kernel::load_word(self.start.add(OFFSET + 4 * i).cast()) };
+            *word = unsafe { word::load_word(self.start.add(OFFSET + 4 * i).cast()) };
         }
         words
     }
@@ -123,7 +128,7 @@ impl<const LENGTH: usize> Window<LENGTH> {
         const { assert!(OFFSET + 4 * N <= LENGTH) };
         for (i, word) in words.into_iter().enumerate() {
             // SAFETY: in bounds as asserted.
-            unsafe { kernel::store_word(self.start.add(OFFSET + 4 * i).cast(), word) };
+            unsafe { word::store_word(self.start.add(OFFSET + 4 * i).cast(), word) };
         }
     }
 }

@@ -25,10 +25,14 @@ impl Target {
 pub(crate) enum Unit {
     /// Packets or flows a second.
     PerSecond,
+    /// Requests a second.
+    Requests,
     /// Nanoseconds.
     Nanoseconds,
     /// Microseconds.
     Microseconds,
+    /// Milliseconds.
+    Milliseconds,
     /// Mebibytes.
     Mebibytes,
     /// One rate over another.
@@ -36,12 +40,16 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn write(self, value: f64) -> String {
+    /// A value as it is printed.
+    pub(crate) fn write(self, value: f64) -> String {
         match self {
+            _ if value.is_nan() => "none".to_owned(),
             Self::PerSecond if value >= 1e6 => format!("{:.2} M/s", value / 1e6),
             Self::PerSecond => format!("{:.0} k/s", value / 1e3),
+            Self::Requests => format!("{value:.0} /s"),
             Self::Nanoseconds => format!("{value:.0} ns"),
             Self::Microseconds => format!("{value:.0} µs"),
+            Self::Milliseconds => format!("{value:.1} ms"),
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::Ratio => format!("{value:.2}"),
         }
@@ -49,9 +57,10 @@ impl Unit {
 
     const fn name(self) -> &'static str {
         match self {
-            Self::PerSecond => "1/s",
+            Self::PerSecond | Self::Requests => "1/s",
             Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::Ratio => "ratio",
         }

@@ -6,6 +6,8 @@
 mod bed;
 mod figure;
 mod flip;
+mod http;
+mod instructions;
 mod interrupt;
 mod machine;
 mod memory;
@@ -31,6 +33,13 @@ struct Cli {
 enum Measurement {
     /// Speed beside that of peers and targets.
     Peers(Peers),
+    /// Instructions per packet of the packet path and its peers, as JSON lines, in a virtual machine whose clock counts
+    /// instructions.
+    Instructions {
+        /// Only paths whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,8 +53,11 @@ struct Peers {
 }
 
 fn main() -> ExitCode {
-    let Measurement::Peers(args) = Cli::parse().measurement;
-    match run(&args) {
+    let done = match Cli::parse().measurement {
+        Measurement::Peers(args) => run(&args),
+        Measurement::Instructions { filter } => instructions::run(&filter),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -68,6 +80,7 @@ fn run(args: &Peers) -> Result<ExitCode> {
     opening::measure(args.quick, &mut report)?;
     flip::measure(&mut report)?;
     memory::measure(&mut report)?;
+    http::measure(args.quick, &mut report)?;
 
     let load = machine::load();
     println!("\nload average at the end: {load}");

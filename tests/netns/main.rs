@@ -11,6 +11,7 @@ mod common;
 mod failover;
 mod harness;
 mod lifecycle;
+mod load;
 mod modes;
 mod network;
 mod spread;

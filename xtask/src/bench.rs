@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and nftables.
+//! `cargo xtask bench`: the packet path's speed beside that of bare XDP programs and nftables, and HTTP through `lb` beside
+//! HTTP through others.
 
 use std::{
     path::{self, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    build::{self, Profile},
     setup::{self, Scope},
     shell,
 };
@@ -29,15 +31,13 @@ pub(crate) struct Args {
 /// # Errors
 /// When the machine lacks something, the build fails, or this is not root.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(Scope::Kernel)?;
+    setup::ensure(Scope::Bench)?;
     if !shell::is_root() {
         bail!("measuring needs root, for namespaces and BPF: sudo -E env \"PATH=$PATH\" cargo xtask bench");
     }
-    let mut cargo = shell::cargo()?;
-    cargo.args(["build", "--release", "--package", "lb-tests", "--bin", "lb-bench"]);
-    shell::run(&mut cargo)?;
-    let mut bench = shell::command(&shell::target_directory()?.join("release/lb-bench").to_string_lossy());
-    bench.arg("peers");
+    let binary = build::binary(Profile::Release)?;
+    let mut bench = shell::command(&build::bench(Profile::Release)?.to_string_lossy());
+    bench.arg("peers").env("LB_BIN", binary);
     if args.quick {
         bench.arg("--quick");
     }

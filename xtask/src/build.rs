@@ -57,3 +57,21 @@ pub(crate) fn binary(profile: Profile) -> Result<PathBuf> {
     shell::run(&mut cargo)?;
     Ok(shell::target_directory()?.join(directory).join("lb"))
 }
+
+/// Builds `lb-bench` and returns where it is.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn bench(profile: Profile) -> Result<PathBuf> {
+    let mut cargo = shell::cargo()?;
+    cargo.args(["build", "--package", "lb-tests", "--bin", "lb-bench"]);
+    let directory = match profile {
+        Profile::Debug => "debug",
+        Profile::Release => {
+            cargo.arg("--release");
+            "release"
+        }
+    };
+    shell::run(&mut cargo)?;
+    Ok(shell::target_directory()?.join(directory).join("lb-bench"))
+}

@@ -22,7 +22,7 @@ pub(super) enum Kind {
 /// A table in the making.
 #[derive(Debug, Clone)]
 pub(super) struct Grid {
-    columns: Vec<(&'static str, Kind)>,
+    columns: Vec<(String, Kind)>,
     /// So many columns say what a row is about; they head its block where the columns do not fit.
     keys: usize,
     rows: Vec<Vec<Cell>>,
@@ -55,8 +55,13 @@ impl<T: Into<String>> From<T> for Cell {
 
 impl Grid {
     pub(super) fn new<const N: usize>(keys: usize, columns: [(&'static str, Kind); N]) -> Self {
+        Self::of(keys, columns.map(|(title, kind)| (title.to_owned(), kind)).into())
+    }
+
+    /// A table whose columns are known only when it is made.
+    pub(super) const fn of(keys: usize, columns: Vec<(String, Kind)>) -> Self {
         Self {
-            columns: columns.to_vec(),
+            columns,
             keys,
             rows: Vec::new(),
             indent: 0,
@@ -86,9 +91,14 @@ impl Grid {
         self.rows.push(cells.into());
     }
 
+    /// As [`Self::row`], for a table made by [`Self::of`].
+    pub(super) fn push(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+
     /// Removes a column that would tell nothing.
     pub(super) fn without(mut self, title: &str) -> Self {
-        if let Some(at) = self.columns.iter().position(|(name, _)| *name == title) {
+        if let Some(at) = self.columns.iter().position(|(name, _)| name == title) {
             self.columns.remove(at);
             for row in self.rows.iter_mut().filter(|row| at < row.len()) {
                 row.remove(at);

@@ -2,10 +2,11 @@
 
 mod attach;
 mod backend;
+mod bench;
 mod detach;
 mod flows;
 mod grid;
-mod human;
+pub(crate) mod human;
 pub mod run;
 mod service;
 mod status;
@@ -56,7 +57,8 @@ Examples:
   lb status                                 is everything served?
   lb backend drain web web-3                no new flows, old ones go on
   lb backend set web web-1 --weight 10      takes effect on the next new flow
-  lb status --json | jq '.services[].name'  everything, for scripts"
+  lb status --json | jq '.services[].name'  everything, for scripts
+  lb bench traffic http --help              load for your own installation"
 )]
 pub struct Cli {
     /// Options of every verb.
@@ -145,6 +147,9 @@ pub enum Command {
     Detach(detach::DetachArgs),
     /// Show flows
     Flows(flows::FlowsArgs),
+    /// Send load to your own installation, and measure what comes of it
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Show the versions of this command and of the daemon
     Version(version::VersionArgs),
 }
@@ -224,6 +229,8 @@ fn ask(command: &Command, global: &Global, hooks: &Hooks) -> Result<(), ApiError
         Command::Attach(args) => args.run(&session),
         Command::Detach(args) => args.run(&session, hooks),
         Command::Flows(args) => args.run(&session),
+        // Does not talk to the daemon; shows its plan before its results.
+        Command::Bench(command) => return command.run(&session.view),
         Command::Version(args) => args.run(&session, hooks),
     };
     view::print(&shown?).map(drop)

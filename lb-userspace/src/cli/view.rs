@@ -142,7 +142,7 @@ fn to_json<T: Serialize>(report: &T) -> Result<String, ApiError> {
 
 /// Breaks text at spaces into lines of at most `width` characters, those after the first of `hang` fewer. A word that is longer
 /// than a line is cut.
-fn wrap(text: &str, width: usize, hang: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize, hang: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut room = width.max(1);

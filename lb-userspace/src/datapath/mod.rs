@@ -15,6 +15,7 @@ mod links;
 pub mod loader;
 pub mod maps;
 pub mod pins;
+pub mod traffic;
 
 pub use flows::KernelFlowTables;
 pub use kernel::{KernelDatapath, pinned_services};
@@ -138,6 +139,14 @@ pub enum DatapathError {
         /// Interface.
         interface: String,
     },
+    /// Another XDP program, which may be lb's, is where the load generator or its sink wants to be.
+    #[error(
+        "{interface} already has an XDP program (`ip link show {interface}` shows its id), which stays; use another interface, or detach it first (`lb detach` if it is lb's)"
+    )]
+    InterfaceInUse {
+        /// Interface.
+        interface: String,
+    },
     /// The BPF file system is not mounted.
     #[error("{0} is not a mounted BPF file system: mount -t bpf bpf {0}")]
     NoBpffs(PathBuf),
@@ -194,7 +203,10 @@ impl DatapathError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::NoInterface(_) => ErrorKind::NotFound,
-            Self::InterfaceBusy { .. } | Self::AbiMismatch { .. } | Self::MapMismatch { .. } => ErrorKind::Conflict,
+            Self::InterfaceBusy { .. }
+            | Self::InterfaceInUse { .. }
+            | Self::AbiMismatch { .. }
+            | Self::MapMismatch { .. } => ErrorKind::Conflict,
             Self::NoNativeXdp { .. }
             | Self::NoBpffs(_)
             | Self::Capabilities(_)

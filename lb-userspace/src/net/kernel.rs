@@ -17,7 +17,7 @@ use super::{
     request::Requests,
     route::{self, Route},
     table::{NeighbourKey, Tables, next_hop_key},
-    types::{CleanupScope, InterfaceAddress, InterfaceInfo, NetEvent, NextHop, RemoveVipOutcome, VipOutcome},
+    types::{CleanupScope, InterfaceAddress, InterfaceInfo, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way},
     vip,
 };
 
@@ -63,6 +63,22 @@ impl KernelNetwork {
             events,
         )));
         Ok((network, receiver))
+    }
+
+    /// By which interface packets to an address leave, and by which router. Asks the routing table only: no neighbour is
+    /// looked for, and nothing is sent.
+    ///
+    /// # Errors
+    /// Why there is no way.
+    pub async fn way_to(&self, to: IpAddr) -> Result<Way, NextHopError> {
+        let route = self.route(to).await?;
+        let tables = lock(&self.tables);
+        let link = tables.links().find(|link| link.index == route.ifindex);
+        let link = link.ok_or(NextHopError::NoRoute { to })?;
+        Ok(Way {
+            interface: link.name.clone(),
+            gateway: route.gateway,
+        })
     }
 
     /// The route to an address, from the cache or the kernel.

@@ -28,7 +28,7 @@ pub use self::{
     kernel::KernelNetwork,
     sysctl::{HostPorts, parse_port_list},
     types::{
-        CleanupScope, InterfaceAddress, InterfaceInfo, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome,
+        CleanupScope, InterfaceAddress, InterfaceInfo, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way,
         pick_vip_interface,
     },
 };

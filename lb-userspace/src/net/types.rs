@@ -83,6 +83,15 @@ pub fn pick_vip_interface<'a>(
     in_subnet.map(|(_, interface)| interface).or_else(|| candidates.first())
 }
 
+/// The way that packets to an address take out of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The interface they leave by.
+    pub interface: String,
+    /// The router; absent when the address is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
 /// How packets to a backend leave this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHop {

@@ -62,6 +62,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// From the first frame's making to the last one's end.
+    pub(crate) const fn took(&self) -> Duration {
+        self.took
+    }
+
     /// Frames a second at the chain's end.
     #[expect(clippy::cast_precision_loss, reason = "millions")]
     pub(crate) fn rate(&self) -> f64 {
@@ -87,10 +92,21 @@ impl Chain {
             namespace,
             ebpf: Ebpf::load(BENCH_OBJECT).context("cannot load the programs for measurements")?,
             traffic,
-            template: traffic.template()?,
+            template: Vec::new(),
             end: "sink",
         };
-        let words: Vec<u32> = chain
+        chain.carry(traffic)?;
+        chain.program(traffic.generator())?.load()?;
+        // A veth takes frames from other devices' XDP programs only where it has one itself.
+        chain.attach("sink", "gen")?;
+        Ok(chain)
+    }
+
+    /// Has the next frames be of another kind that the same program generates.
+    pub(crate) fn carry(&mut self, traffic: Traffic) -> Result<()> {
+        self.traffic = traffic;
+        self.template = traffic.template()?;
+        let words: Vec<u32> = self
             .template
             .chunks_exact(4)
             .filter_map(|bytes| bytes.try_into().ok().map(u32::from_ne_bytes))
@@ -99,11 +115,8 @@ impl Chain {
         for (place, word) in template.iter_mut().zip(words) {
             *place = word;
         }
-        chain.array::<[u32; 16]>("TEMPLATE")?.set(0, template, 0)?;
-        chain.program(traffic.generator())?.load()?;
-        // A veth takes frames from other devices' XDP programs only where it has one itself.
-        chain.attach("sink", "gen")?;
-        Ok(chain)
+        self.array::<[u32; 16]>("TEMPLATE")?.set(0, template, 0)?;
+        Ok(())
     }
 
     /// The namespace of the devices.
@@ -154,6 +167,13 @@ impl Chain {
         if program == "bare_tx" {
             self.end = "gen";
         }
+        Ok(self)
+    }
+
+    /// Discards frames as soon as they come in, so that only their making is left to measure.
+    pub(crate) fn discard(mut self) -> Result<Self> {
+        self.attach("sink", "in")?;
+        self.end = "in";
         Ok(self)
     }
 

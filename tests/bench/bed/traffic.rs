@@ -18,6 +18,8 @@ pub(crate) enum Traffic {
     UdpV4,
     /// TCP connection requests over IPv4.
     SynV4,
+    /// TCP acknowledgements without data over IPv4.
+    AckV4,
     /// UDP over IPv6, 68 bytes.
     UdpV6,
 }
@@ -27,7 +29,7 @@ impl Traffic {
     pub(crate) const fn generator(self) -> &'static str {
         match self {
             Self::UdpV4 => "generate_udp_v4",
-            Self::SynV4 => "generate_tcp_v4",
+            Self::SynV4 | Self::AckV4 => "generate_tcp_v4",
             Self::UdpV6 => "generate_udp_v6",
         }
     }
@@ -35,7 +37,7 @@ impl Traffic {
     /// Its transport.
     pub(crate) const fn protocol(self) -> Protocol {
         match self {
-            Self::SynV4 => Protocol::Tcp,
+            Self::SynV4 | Self::AckV4 => Protocol::Tcp,
             Self::UdpV4 | Self::UdpV6 => Protocol::Udp,
         }
     }
@@ -43,7 +45,7 @@ impl Traffic {
     /// The virtual address that it goes to.
     pub(crate) const fn vip(self) -> IpAddr {
         match self {
-            Self::UdpV4 | Self::SynV4 => IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1)),
+            Self::UdpV4 | Self::SynV4 | Self::AckV4 => IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1)),
             Self::UdpV6 => IpAddr::V6(Ipv6Addr::new(0xfd00, 200, 0, 0, 0, 0, 0, 1)),
         }
     }
@@ -51,7 +53,7 @@ impl Traffic {
     /// The address of the `n`-th backend, from 0 on.
     pub(crate) fn backend(self, n: u8) -> IpAddr {
         match self {
-            Self::UdpV4 | Self::SynV4 => Ipv4Addr::new(10, 201, 0, n + 1).into(),
+            Self::UdpV4 | Self::SynV4 | Self::AckV4 => Ipv4Addr::new(10, 201, 0, n + 1).into(),
             Self::UdpV6 => Ipv6Addr::new(0xfd00, 201, 0, 0, 0, 0, 0, u16::from(n) + 1).into(),
         }
     }
@@ -59,7 +61,7 @@ impl Traffic {
     /// The `n`-th address that backends see, from 0 on.
     pub(crate) fn source(self, n: u8) -> IpAddr {
         match self {
-            Self::UdpV4 | Self::SynV4 => Ipv4Addr::new(10, 201, 1, n + 1).into(),
+            Self::UdpV4 | Self::SynV4 | Self::AckV4 => Ipv4Addr::new(10, 201, 1, n + 1).into(),
             Self::UdpV6 => Ipv6Addr::new(0xfd00, 201, 0, 0, 0, 0, 1, u16::from(n) + 1).into(),
         }
     }
@@ -83,8 +85,14 @@ impl Traffic {
         match self {
             Self::UdpV4 => ip.udp(0, PORT).write(frame, &[0; 18])?,
             Self::UdpV6 => ip.udp(0, PORT).write(frame, &[0; 2])?,
-            Self::SynV4 => {
-                ip.tcp(0, PORT, 1, 64240).syn().write(frame, &[])?;
+            Self::SynV4 | Self::AckV4 => {
+                let segment = ip.tcp(0, PORT, 1, 64240);
+                let segment = if self == Self::SynV4 {
+                    segment.syn()
+                } else {
+                    segment.ack(1)
+                };
+                segment.write(frame, &[])?;
                 // Ethernet pads short frames.
                 frame.resize(60, 0);
             }

@@ -20,8 +20,17 @@ pub(crate) enum Scope {
     Build,
     /// Load the packet path, and make network namespaces.
     Kernel,
+    /// The same, and measure it beside others.
+    Bench,
     /// Boot virtual machines, in which the packet path is loaded. Needs root only to install what is missing.
     Machines,
+}
+
+impl Scope {
+    /// Whether it takes root.
+    const fn is_privileged(self) -> bool {
+        matches!(self, Self::Kernel | Self::Bench)
+    }
 }
 
 /// Something that is missing.
@@ -59,7 +68,7 @@ pub(crate) fn run() -> Result<()> {
 /// # Errors
 /// When not root although the scope needs it, and when something remains missing.
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
-    if scope == Scope::Kernel && !shell::is_root() {
+    if scope.is_privileged() && !shell::is_root() {
         bail!(
             "this needs root, to load BPF programs and make network namespaces; run:\n  {}",
             as_root()
@@ -94,11 +103,14 @@ fn find(scope: Scope) -> Result<Vec<Missing>> {
     if scope != Scope::Build {
         missing.extend(packages::missing(packages::PROGRAMS));
     }
+    if scope == Scope::Bench {
+        missing.extend(packages::missing(packages::BENCH_PROGRAMS));
+    }
     if scope == Scope::Machines {
         missing.extend(machines());
         missing.extend(packages::missing(packages::MACHINE_PROGRAMS));
     }
-    if scope == Scope::Kernel {
+    if scope.is_privileged() {
         // The kernel is probed with these programs.
         if packages::can_probe() {
             missing.extend(kernel::missing());

@@ -26,6 +26,17 @@ pub(super) const PROGRAMS: &[Program] = &[
     ("nft", "nftables", "is what the benchmark compares with"),
 ];
 
+/// The same, for measurements only.
+pub(super) const BENCH_PROGRAMS: &[Program] = &[
+    ("wrk", "wrk", "is the client of the HTTP benchmark"),
+    ("haproxy", "haproxy", "is a balancer that the benchmark compares with"),
+    (
+        "ipvsadm",
+        "ipvsadm",
+        "sets up IPVS for the benchmark, where the kernel has it",
+    ),
+];
+
 /// What virtual machines take besides [`PROGRAMS`]. `dpkg-deb` and `apt-get` are on every system whose packages these are.
 pub(super) const MACHINE_PROGRAMS: &[Program] = &[
     ("qemu-system-x86_64", "qemu-system-x86", "is the virtual machine"),
@@ -39,6 +50,13 @@ pub(super) const MACHINE_PROGRAMS: &[Program] = &[
     ("dash", "dash", "is their shell"),
     ("iperf3", "iperf3", "is a load generator in them"),
     ("ipvsadm", "ipvsadm", "is another balancer in them"),
+];
+
+/// Services that come with packages.
+const SERVICES: [(&str, &str); 3] = [
+    ("nginx-light", "nginx.service"),
+    ("haproxy", "haproxy.service"),
+    ("ipvsadm", "ipvsadm.service"),
 ];
 
 /// Asked by Debian's packages before they start a service.
@@ -82,8 +100,8 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         apt_install(packages)?;
     }
     drop(held_back);
-    if packages.contains(&"nginx-light") {
-        keep_nginx_off();
+    for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+        keep_off(service);
     }
     Ok(())
 }
@@ -95,13 +113,15 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     shell::run(apt.args(packages))
 }
 
-/// The system's own nginx, which came with the package, is not to start at the next boot either.
-fn keep_nginx_off() {
+/// The system's own service, which came with a package, is not to start at the next boot either.
+fn keep_off(service: &str) {
     if shell::find("systemctl").is_none() {
         return;
     }
-    if let Err(error) = shell::output(shell::command("systemctl").args(["disable", "--quiet", "nginx.service"])) {
-        eprintln!("setup: nginx will start at the next boot; to prevent it run `systemctl disable nginx` ({error:#})");
+    if let Err(error) = shell::output(shell::command("systemctl").args(["disable", "--quiet", service])) {
+        eprintln!(
+            "setup: {service} will start at the next boot; to prevent it run `systemctl disable {service}` ({error:#})"
+        );
     }
 }
 

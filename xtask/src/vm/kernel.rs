@@ -53,6 +53,8 @@ pub(crate) struct Kernel {
     pub(crate) series: Series,
     /// What `uname -r` says in it.
     pub(crate) release: String,
+    /// The version of its package.
+    pub(crate) version: String,
     /// Where the package is unpacked.
     directory: PathBuf,
 }
@@ -76,6 +78,7 @@ impl Kernel {
         Ok(Self {
             series,
             release: package.release()?.to_owned(),
+            version: package.version,
             directory,
         })
     }

@@ -105,7 +105,6 @@ impl Machine {
 
     /// Lets the guest's clock be its count of instructions, a nanosecond each, so that a run repeats exactly. One CPU,
     /// never KVM.
-    #[expect(dead_code, reason = "for jobs that measure")]
     pub(crate) fn counting_instructions(mut self) -> Self {
         self.clock = Clock::Instructions;
         self
@@ -318,7 +317,6 @@ static KVM: OnceLock<Acceleration> = OnceLock::new();
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The console, without the line of the result.
-    #[expect(dead_code, reason = "for jobs that measure")]
     pub(crate) lines: Vec<String>,
     /// The job's exit code.
     pub(crate) code: i32,

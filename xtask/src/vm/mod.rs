@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the real `lb` in virtual machines with other kernels than this machine's.
 
 mod image;
+mod instructions;
 mod kernel;
 mod machine;
 mod tests;
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     /// A console in a guest with everything inside, in place of the tests.
     #[arg(long, conflicts_with = "part")]
     shell: bool,
+    #[command(flatten)]
+    instructions: instructions::Options,
 }
 
 /// Something to run in guests.
@@ -39,13 +42,15 @@ pub(crate) struct Args {
 enum Part {
     /// Single packets and the end-to-end tests.
     Tests,
+    /// Instructions per packet, which decide whether the packet path has become dearer.
+    Instructions,
     /// Client, lb and servers, each in a guest of its own, over virtio-net.
     Trio,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Self; 2] = [Self::Tests, Self::Trio];
+    const ALL: [Self; 3] = [Self::Tests, Self::Instructions, Self::Trio];
 }
 
 /// Gets kernels, makes images, boots guests, and adds up what they say.
@@ -65,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let parts = match (args.part, filter) {
         (Some(Part::Trio), Some(_)) => bail!("--filter is for names of tests; trio is one story"),
         (Some(part), _) => vec![part],
+        // Nothing but tests has names to look in.
         (None, Some(_)) => vec![Part::Tests],
         (None, None) => Part::ALL.to_vec(),
     };
@@ -72,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for part in parts {
         match part {
             Part::Tests => results.extend(tests::run(&kernels, filter)?),
+            Part::Instructions => results.extend(instructions::run(&kernels, &args.instructions)?),
             Part::Trio => {
                 for kernel in &kernels {
                     results.push(trio::run(kernel)?);

@@ -1,0 +1,31 @@
+//! Loads and stores that Rust has no way to ask for.
+#![expect(unsafe_code, reason = "machine instructions on raw pointers")]
+
+use core::arch::asm;
+
+/// Loads 32 bits from wherever they lie. Rust would load unaligned words byte by byte, although every machine that runs
+/// XDP loads them whole.
+///
+/// # Safety
+/// The four bytes are readable.
+#[inline(always)]
+pub unsafe fn load_word(at: *const u32) -> u32 {
+    let word: u64;
+    // SAFETY: by contract.
+    unsafe {
+        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = lateout(reg) word, options(nostack, preserves_flags, readonly))
+    };
+    word as u32
+}
+
+/// Stores 32 bits wherever they are to lie.
+///
+/// # Safety
+/// The four bytes are writable.
+#[inline(always)]
+pub unsafe fn store_word(at: *mut u32, word: u32) {
+    // SAFETY: by contract.
+    unsafe {
+        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word), options(nostack, preserves_flags))
+    };
+}

@@ -1,0 +1,71 @@
+//! Instructions per packet, of `lb` and of what it is compared with.
+//!
+//! Time is what is measured. It is a number of instructions where the machine's clock counts these, as that of an emulated
+//! machine can; `cargo xtask vm instructions` starts this in such machines. Anywhere else the figures are nanoseconds and
+//! good for nothing but to see that everything works.
+
+mod measure;
+mod path;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use aya::programs::{ProgramInfo, loaded_programs};
+use lb_userspace::model::Limits;
+use serde_json::{Value, json};
+
+use crate::{bed::balancer::PacketPath, interrupt};
+use measure::Meter;
+use path::Path;
+
+/// Exit code when all paths were measured and a figure does not count.
+const VOID: u8 = 2;
+
+/// Prints a line of JSON for each program of the packet path and for each path that a packet may take.
+///
+/// # Errors
+/// When something cannot be set up.
+pub(crate) fn run(filter: &str) -> Result<ExitCode> {
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("measuring needs root, for namespaces and BPF: run it with sudo");
+    }
+    interrupt::listen()?;
+    for program in programs()? {
+        println!("{program}");
+    }
+    let mut meter = Meter::default();
+    let mut sound = true;
+    for path in Path::all().iter().filter(|path| path.to_string().contains(filter)) {
+        let figure = meter.measure(path)?;
+        sound &= figure.objection.is_none();
+        println!("{}", figure.to_json(path));
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { VOID.into() })
+}
+
+/// Limits that leave a small machine some memory, and no table full.
+const fn limits() -> Limits {
+    Limits {
+        flows_ipv4: 1 << 16,
+        flows_ipv6: 1 << 16,
+        services: 16,
+        backends: 64,
+    }
+}
+
+/// What the kernel says of the programs that the packet path consists of.
+fn programs() -> Result<Vec<Value>> {
+    let all = || -> Result<Vec<ProgramInfo>> { Ok(loaded_programs().collect::<Result<_, _>>()?) };
+    let before: Vec<u32> = all()?.iter().map(ProgramInfo::id).collect();
+    let _packet_path = PacketPath::load(&format!("lbt-{}-programs", std::process::id()), limits())?;
+    let own = all()?.into_iter().filter(|program| !before.contains(&program.id()));
+    let describe = |program: ProgramInfo| {
+        json!({
+            "program": program.name_as_str(),
+            "verified": program.verified_instruction_count(),
+            "translated_bytes": program.size_translated(),
+            "jited_bytes": program.size_jitted(),
+        })
+    };
+    Ok(own.map(describe).collect())
+}
