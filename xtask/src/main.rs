@@ -41,6 +41,9 @@ enum Verb {
     /// The demo's client, started inside the client's network namespace.
     #[command(hide = true)]
     DemoLoad(demo::load::Args),
+    /// Servers and clients inside virtual machines.
+    #[command(hide = true, subcommand)]
+    VmGuest(vm::trio::program::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::VmGuest(args) => vm::trio::program::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -13,7 +13,7 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Attachment, DatapathError, detach,
+    Attachment, DatapathError, advice, detach,
     loader::{chain, program},
     pins::{Pins, kernel},
 };
@@ -47,14 +47,15 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, name: &str, mode: XdpMode) ->
         Ok(()) => Ok(attachment(true, None)),
         Err(error) if mode == XdpMode::Auto && error.no_native() => {
             attach_new(ebpf, pins, ifindex, false).map_err(|e| refusal(name, e))?;
+            let reason = with_advice(name, ifindex, error);
             Ok(attachment(
                 false,
-                Some(format!("the driver refused native XDP: {}", error.text)),
+                Some(format!("the driver refused native XDP: {reason}")),
             ))
         }
         Err(error) if error.no_native() => Err(DatapathError::NoNativeXdp {
             interface: name.to_owned(),
-            reason: error.text,
+            reason: with_advice(name, ifindex, error),
         }),
         Err(error) => Err(refusal(name, error)),
     }
@@ -152,6 +153,14 @@ impl AttachError {
             self.errno,
             Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV)
         )
+    }
+}
+
+/// The kernel's word, and what helps against it where that is known.
+fn with_advice(name: &str, ifindex: u32, error: AttachError) -> String {
+    match advice::advice(name, ifindex) {
+        Some(advice) => format!("{}: {advice}", error.text),
+        None => error.text,
     }
 }
 

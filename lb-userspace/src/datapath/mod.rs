@@ -3,6 +3,7 @@
 //! [`Datapath`] is what the controller writes to and reads from; the kernel implements it, and so does an in-memory
 //! fake for tests.
 
+mod advice;
 mod batch;
 mod clock;
 mod detach;

@@ -2,7 +2,7 @@
 //! at a bounded rate, and writes a line for each. It ends when it has made them all, or when its input is closed.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
         Mutex, PoisonError,
@@ -76,9 +76,9 @@ fn client(target: SocketAddr, pace: &Pace, stop: &AtomicBool) -> Result<()> {
 
 fn request(target: SocketAddr) -> Result<Sample> {
     let at = sample::now()?;
-    let outcome = fetch(target);
+    let outcome = fetch(target, PATIENCE);
     let took = sample::now()?.saturating_sub(at);
-    let retry = matches!(outcome, Outcome::Refused | Outcome::Reset).then(|| fetch(target));
+    let retry = matches!(outcome, Outcome::Refused | Outcome::Reset).then(|| fetch(target, PATIENCE));
     Ok(Sample {
         at,
         took,
@@ -87,21 +87,18 @@ fn request(target: SocketAddr) -> Result<Sample> {
     })
 }
 
-/// One connection, one request, and the verdict.
-fn fetch(target: SocketAddr) -> Outcome {
-    match exchange(target).map_err(|error| error.kind()) {
+/// One connection, one request, and the verdict. What takes longer than `patience` has failed.
+pub(crate) fn fetch(target: SocketAddr, patience: Duration) -> Outcome {
+    match exchange(target, patience) {
         Ok(answer) => judge(&answer),
-        Err(ErrorKind::ConnectionRefused) => Outcome::Refused,
-        Err(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Outcome::Reset,
-        Err(ErrorKind::TimedOut | ErrorKind::WouldBlock) => Outcome::Timeout,
-        Err(_) => Outcome::Broken,
+        Err(error) => Outcome::of(&error),
     }
 }
 
-fn exchange(target: SocketAddr) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(target: SocketAddr, patience: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&target, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     stream.write_all(b"GET / HTTP/1.0\r\nHost: demo\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;

@@ -5,7 +5,7 @@ mod lab;
 mod leftovers;
 pub(crate) mod load;
 mod plot;
-mod sample;
+pub(crate) mod sample;
 mod screen;
 mod servers;
 mod story;

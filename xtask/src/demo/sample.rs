@@ -1,6 +1,11 @@
 //! One request of the demo's client, and its text form between the client's process and the demo.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_gettime};
@@ -29,7 +34,7 @@ pub(super) struct Sample {
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// A whole answer with status 200, from this server.
     Served(String),
     /// The connection was refused.
@@ -40,6 +45,18 @@ pub(super) enum Outcome {
     Timeout,
     /// Anything else: another status, an answer cut short, no route.
     Broken,
+}
+
+impl Outcome {
+    /// What an error of a socket means.
+    pub(crate) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Reset,
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Timeout,
+            _ => Self::Broken,
+        }
+    }
 }
 
 impl Sample {

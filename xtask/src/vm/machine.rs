@@ -3,9 +3,9 @@
 use std::{
     collections::VecDeque,
     fs::OpenOptions,
-    io::{BufRead as _, BufReader, Read},
+    io::{BufRead as _, BufReader, Read, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{
         OnceLock,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -35,7 +35,7 @@ const KVM_TRIAL: Duration = Duration::from_secs(20);
 /// instruction, of which the emulator runs, and counts, every iteration.
 const EMULATED_CPU: &str = "max,-erms,-fsrm";
 
-/// A network device of a guest: virtio-net, at the end of a cable that is a Unix socket.
+/// A network device of a guest: virtio-net, at the end of a cable.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     /// Hardware address, as in `52:54:00:00:00:01`.
@@ -46,14 +46,21 @@ pub(crate) struct Network {
     pub(crate) properties: Vec<String>,
 }
 
-/// An end of a cable between two guests.
+/// What a network device is connected to. A cable between two guests is a Unix socket.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "for jobs of several machines")]
 pub(crate) enum Cable {
     /// This end makes the socket; its machine starts first.
     Listen(PathBuf),
     /// This end finds it there.
     Connect(PathBuf),
+    /// A hub with one more port for each of these.
+    Hub(Vec<Cable>),
+    /// A tap device of this machine with so many queues, in a network namespace of its own where nobody answers. It has the
+    /// offloads of a real host, which a socket has not.
+    Tap {
+        /// Pairs of queues.
+        queues: u32,
+    },
 }
 
 /// A machine to be started.
@@ -91,7 +98,6 @@ impl Machine {
     }
 
     /// Number of CPUs.
-    #[expect(dead_code, reason = "for jobs that need several")]
     pub(crate) fn cpus(mut self, number: u32) -> Self {
         self.cpus = number;
         self
@@ -113,14 +119,12 @@ impl Machine {
     }
 
     /// A word more on the kernel's command line. Jobs find it in `/proc/cmdline`.
-    #[expect(dead_code, reason = "for jobs with arguments")]
     pub(crate) fn append(mut self, word: &str) -> Self {
         self.append.push(word.to_owned());
         self
     }
 
     /// A network device more; the kernel calls them `eth0`, `eth1` and so on.
-    #[expect(dead_code, reason = "for jobs of several machines")]
     pub(crate) fn network(mut self, network: Network) -> Self {
         self.networks.push(network);
         self
@@ -177,13 +181,20 @@ impl Machine {
     fn command(&self, acceleration: Acceleration) -> Command {
         // qemu is not to outlive a verb that is killed.
         let mut qemu = shell::command("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
+        qemu.args(["--pdeathsig", "KILL"]);
+        if self
+            .networks
+            .iter()
+            .any(|network| matches!(network.cable, Cable::Tap { .. }))
+        {
+            // Becomes qemu without a fork, so the signal of death stays set.
+            qemu.args(["unshare", "--net"]);
+            if !shell::is_root() {
+                qemu.arg("--map-root-user");
+            }
+        }
+        qemu.arg("qemu-system-x86_64")
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         match acceleration {
             Acceleration::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
             Acceleration::None => qemu.args(["-accel", "tcg", "-cpu", EMULATED_CPU]),
@@ -231,21 +242,43 @@ impl Machine {
 }
 
 impl Network {
-    fn arguments(&self, number: usize) -> [String; 4] {
-        let (server, path) = match &self.cable {
-            Cable::Listen(path) => ("on", path),
-            Cable::Connect(path) => ("off", path),
-        };
-        let backend = format!(
-            "stream,id=net{number},server={server},addr.type=unix,addr.path={}",
-            path.display()
-        );
+    fn arguments(&self, number: usize) -> Vec<String> {
+        let mut arguments = self.cable.arguments(&format!("net{number}"), number);
         let mut device = format!("virtio-net-pci,netdev=net{number},mac={}", self.mac);
         for property in &self.properties {
             device.push(',');
             device.push_str(property);
         }
-        ["-netdev".to_owned(), backend, "-device".to_owned(), device]
+        arguments.extend(["-device".to_owned(), device]);
+        arguments
+    }
+}
+
+impl Cable {
+    /// The arguments that make a network backend of this name. Each device may have one hub, of its own number.
+    fn arguments(&self, name: &str, hub: usize) -> Vec<String> {
+        let socket = |server: &str, path: &Path| {
+            format!(
+                "stream,id={name},server={server},addr.type=unix,addr.path={}",
+                path.display()
+            )
+        };
+        let own = match self {
+            Self::Listen(path) => socket("on", path),
+            Self::Connect(path) => socket("off", path),
+            Self::Hub(_) => format!("hubport,id={name},hubid={hub}"),
+            Self::Tap { queues } => format!("tap,id={name},queues={queues},script=no,downscript=no"),
+        };
+        let mut arguments = vec!["-netdev".to_owned(), own];
+        if let Self::Hub(cables) = self {
+            for (port, cable) in cables.iter().enumerate() {
+                let end = format!("{name}-{port}");
+                arguments.extend(cable.arguments(&end, hub));
+                let port = format!("hubport,id={end}-port,hubid={hub},netdev={end}");
+                arguments.extend(["-netdev".to_owned(), port]);
+            }
+        }
+        arguments
     }
 }
 
@@ -297,6 +330,7 @@ pub(crate) struct Running {
     name: String,
     job: String,
     child: Child,
+    input: Option<ChildStdin>,
     console: Receiver<String>,
     begin: Instant,
 }
@@ -306,7 +340,7 @@ impl Running {
         let mut command = machine.command(acceleration);
         let mut child = command
             .args(["-serial", "stdio"])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -317,10 +351,34 @@ impl Running {
         Ok(Self {
             name: machine.name(),
             job: machine.job.clone(),
+            input: child.stdin.take(),
             child,
             console,
             begin: Instant::now(),
         })
+    }
+
+    /// Types a line on the console. A terminal takes lines of up to 4095 bytes.
+    ///
+    /// # Errors
+    /// When the machine is off.
+    pub(crate) fn type_line(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("a machine has a console")?;
+        let typed = input.write_all(format!("{line}\n").as_bytes());
+        typed.with_context(|| format!("{} is off", self.name))
+    }
+
+    /// The console's next line, or `None` when none comes within a moment.
+    ///
+    /// # Errors
+    /// When the machine is off and everything was read, and on Ctrl-C.
+    pub(crate) fn next_line(&self) -> Result<Option<String>> {
+        interrupt::check()?;
+        match self.console.recv_timeout(TICK) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("{} is off", self.name),
+        }
     }
 
     /// Shows each line of the console to `seen`, and returns when the machine is off.
@@ -397,7 +455,7 @@ fn forward(output: Option<impl Read + Send + 'static>, lines: Sender<String>) {
 }
 
 /// The last lines of a console.
-fn tail(lines: &[String]) -> String {
+pub(crate) fn tail(lines: &[String]) -> String {
     let last: VecDeque<_> = lines.iter().rev().take(TAIL).collect();
     if last.is_empty() {
         return ", without a word on its console".to_owned();

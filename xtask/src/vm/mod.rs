@@ -5,10 +5,11 @@ mod instructions;
 mod kernel;
 mod machine;
 mod tests;
+pub(crate) mod trio;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
@@ -43,11 +44,13 @@ enum Part {
     Tests,
     /// Instructions per packet, which decide whether the packet path has become dearer.
     Instructions,
+    /// Client, lb and servers, each in a guest of its own, over virtio-net.
+    Trio,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Self; 2] = [Self::Tests, Self::Instructions];
+    const ALL: [Self; 3] = [Self::Tests, Self::Instructions, Self::Trio];
 }
 
 /// Gets kernels, makes images, boots guests, and adds up what they say.
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let filter = args.filter.as_deref();
     let parts = match (args.part, filter) {
+        (Some(Part::Trio), Some(_)) => bail!("--filter is for names of tests; trio is one story"),
         (Some(part), _) => vec![part],
         // Nothing but tests has names to look in.
         (None, Some(_)) => vec![Part::Tests],
@@ -75,6 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         match part {
             Part::Tests => results.extend(tests::run(&kernels, filter)?),
             Part::Instructions => results.extend(instructions::run(&kernels, &args.instructions)?),
+            Part::Trio => {
+                for kernel in &kernels {
+                    results.push(trio::run(kernel)?);
+                }
+            }
         }
     }
     Ok(test::summarize(&results, filter))
