@@ -34,7 +34,7 @@ pub enum BenchCommand {
     /// Send traffic of one kind to an address, for a bounded time
     #[command(subcommand)]
     Traffic(TrafficCommand),
-    /// Receive the traffic of udp, syn, ack and handshake, and say what came where and how
+    /// Count what udp, syn, ack and handshake sent, where it arrives
     Sink(sink::SinkArgs),
 }
 

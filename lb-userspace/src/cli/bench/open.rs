@@ -41,14 +41,14 @@ struct OpenArgs {
     interface: String,
 
     /// Addresses and ports to send to; flows take them in turn
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::endpoint, value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::endpoint, value_delimiter = ',', required = true)]
     to: Vec<SocketAddr>,
 
     /// MAC address to send to [default: the next hop's]
     #[arg(long, value_name = "MAC", value_parser = mac)]
     mac: Option<Mac>,
 
-    /// First source address, with /LENGTH all that follow it in that subnet [default: the interface's]
+    /// Source address, or with /LENGTH several [default: the interface's]
     #[arg(long, value_name = "ADDRESS[/LENGTH]", value_parser = source_range)]
     source: Option<SourceRange>,
 
@@ -56,7 +56,7 @@ struct OpenArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=64_000_000))]
     flows: u32,
 
-    /// Packets a second, such as 10k or 1.5M [default: as many as the core makes]
+    /// Packets a second, such as 10k or 1.5M [default: as many as can be]
     #[arg(long, value_name = "N", value_parser = amount)]
     rate: Option<u64>,
 
@@ -64,7 +64,7 @@ struct OpenArgs {
     #[arg(long, value_name = "DURATION", value_parser = run_duration)]
     duration: Option<Duration>,
 
-    /// Cores that send, such as 2,3; each has its share of the flows [default: the last one]
+    /// Cores that send, such as 2,3, each a share of flows [default: last]
     #[arg(long, value_name = "CORES", value_delimiter = ',')]
     cores: Vec<usize>,
 
@@ -91,7 +91,7 @@ struct StreamArgs {
     #[arg(long, value_name = "N", value_parser = amount)]
     count: Option<u64>,
 
-    /// Whose packet is next: in-turn, uniform or zipf:EXPONENT
+    /// Next flow: in-turn, uniform or zipf:EXPONENT
     #[arg(long, value_name = "ORDER", default_value = "in-turn", value_parser = order)]
     order: Order,
 }
@@ -99,7 +99,7 @@ struct StreamArgs {
 /// Options of kinds with data.
 #[derive(Debug, Clone, Args)]
 struct DataArgs {
-    /// Bytes of a frame, checksum included, or imix (64, 594 and 1518 at 7 to 4 to 1)
+    /// Frame bytes with FCS, or imix: 64, 594, 1518 as 7:4:1
     #[arg(long, value_name = "BYTES", default_value = "64", value_parser = sizes)]
     size: Sizes,
 }

@@ -60,23 +60,23 @@ pub struct SinkArgs {
     #[arg(long, value_name = "N", value_parser = amount)]
     count: Option<u64>,
 
-    /// End when, after the first packet, none came for this time
+    /// End when none came for this time, once one has
     #[arg(long, value_name = "DURATION", value_parser = run_duration)]
     idle: Option<Duration>,
 
-    /// Room for flows; packets of flows beyond it are not taken
+    /// Room for flows; others go by
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=64_000_000))]
     flows: u32,
 
-    /// Number of the run, as the sender shows it [default: that of the first packet]
+    /// The sender's run [default: the first to come]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     run: Option<u16>,
 
-    /// Do not check checksums, which costs time by the length of the packet
+    /// Do not check checksums, which takes time
     #[arg(long)]
     no_check: bool,
 
-    /// Send UDP datagrams back, so that the sender can measure round trips
+    /// Send UDP datagrams back, for round trips
     #[arg(long)]
     reflect: bool,
 
@@ -84,7 +84,7 @@ pub struct SinkArgs {
     #[arg(long)]
     respond: bool,
 
-    /// Measure the time from the sender: only if both ends have one clock (the same host)
+    /// Measure the way here: on the sender's host only
     #[arg(long)]
     one_way: bool,
 

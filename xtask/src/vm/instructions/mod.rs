@@ -33,7 +33,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When something cannot be built or a guest does not come to its end.
 pub(super) fn run(kernels: &[Kernel], options: &Options) -> Result<Vec<(String, Tally)>> {
-    let lb_bench = build::bench(build::Profile::Release)?;
+    let lb_bench = build::bench(build::Profile::Debug)?;
     let measured = thread::scope(|scope| {
         let guests: Vec<_> = kernels
             .iter()
