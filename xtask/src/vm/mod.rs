@@ -18,6 +18,7 @@ use crate::{
     test,
 };
 use kernel::{Kernel, Series};
+use machine::Machine;
 
 /// Arguments of `vm`.
 #[derive(Debug, clap::Args)]
@@ -92,7 +93,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn shell(kernels: &[Kernel]) -> Result<ExitCode> {
     let kernel = kernels.first().context("there is no kernel")?;
     let image = tests::image(kernel, &tests::Binaries::build()?, None)?;
-    tests::machine(kernel, &image, image::SHELL).interact()?;
+    let machine = Machine::new(kernel, &image, image::SHELL).memory(tests::MEMORY);
+    machine.steady().interact()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -89,8 +89,9 @@ impl Load {
     /// When the guest is off.
     pub(super) fn start(client: &mut Guest, service: Service) -> Result<Self> {
         let (protocol, vip) = (service.protocol, service.vip());
+        // The file is there before the process in the background is.
         client.run(&format!(
-            "xtask vm-guest load {protocol} {vip} --clients {CLIENTS} >/run/load & load=$!"
+            "> /run/load; xtask vm-guest load {protocol} {vip} --clients {CLIENTS} >>/run/load & load=$!"
         ))?;
         Ok(Self)
     }
