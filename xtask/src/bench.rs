@@ -17,7 +17,7 @@ use crate::{
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Fewer rounds and points, and no million flows: under two minutes instead of twelve.
+    /// Fewer rounds and points, and no million flows: under two minutes instead of eleven.
     #[arg(long)]
     quick: bool,
     /// Only some parts: main, new, flows, services, backends, size, flip, memory, http.
