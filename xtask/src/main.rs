@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Find what this machine lacks, and install what may be installed.
-    Setup,
+    Setup(setup::Args),
     /// Build the lb binary and print its path.
     Build(build::Args),
     /// Show lb at work: four real servers, a real client, a weight change, a fail-over, a killed daemon.
@@ -48,7 +48,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),

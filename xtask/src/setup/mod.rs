@@ -53,12 +53,24 @@ enum Remedy {
     Tell(String),
 }
 
+/// Arguments of `setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also what measurements and virtual machines take.
+    #[arg(long)]
+    all: bool,
+}
+
 /// `cargo xtask setup`.
 ///
 /// # Errors
 /// When something is missing that it could not or may not install.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     ensure(Scope::Kernel)?;
+    if args.all {
+        ensure(Scope::Bench)?;
+        ensure(Scope::Machines)?;
+    }
     println!("This machine has all that lb needs: toolchain, bpf-linker, programs, BPF file system, kernel features.");
     Ok(())
 }
