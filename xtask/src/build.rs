@@ -45,17 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// When the build fails.
 pub(crate) fn binary(profile: Profile) -> Result<PathBuf> {
-    let mut cargo = shell::cargo()?;
-    cargo.args(["build", "--package", "lb-userspace", "--bin", "lb"]);
-    let directory = match profile {
-        Profile::Debug => "debug",
-        Profile::Release => {
-            cargo.arg("--release");
-            "release"
-        }
-    };
-    shell::run(&mut cargo)?;
-    Ok(shell::target_directory()?.join(directory).join("lb"))
+    executable("lb-userspace", "lb", profile)
 }
 
 /// Builds `lb-bench` and returns where it is.
@@ -63,8 +53,12 @@ pub(crate) fn binary(profile: Profile) -> Result<PathBuf> {
 /// # Errors
 /// When the build fails.
 pub(crate) fn bench(profile: Profile) -> Result<PathBuf> {
+    executable("lb-tests", "lb-bench", profile)
+}
+
+fn executable(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     let mut cargo = shell::cargo()?;
-    cargo.args(["build", "--package", "lb-tests", "--bin", "lb-bench"]);
+    cargo.args(["build", "--package", package, "--bin", name]);
     let directory = match profile {
         Profile::Debug => "debug",
         Profile::Release => {
@@ -73,5 +67,5 @@ pub(crate) fn bench(profile: Profile) -> Result<PathBuf> {
         }
     };
     shell::run(&mut cargo)?;
-    Ok(shell::target_directory()?.join(directory).join("lb-bench"))
+    Ok(shell::target_directory()?.join(directory).join(name))
 }

@@ -1,6 +1,9 @@
 //! `lb bench traffic udp`, `syn`, `ack` and `handshake`: packets that the kernel makes, at the rate that is asked for
 //! whatever the answers are.
 
+mod results;
+mod values;
+
 use std::{
     net::{IpAddr, SocketAddr},
     thread,
@@ -8,24 +11,20 @@ use std::{
 };
 
 use clap::Args;
-use lb_common::traffic::{Counter, MAX_TARGETS, PORTS};
+use lb_common::traffic::MAX_TARGETS;
 
+use self::values::SourceRange;
+pub(super) use self::values::amount;
 use super::{
-    super::{values, view::View},
+    super::{values::endpoint, view::View},
     DEFAULT_DURATION, MAX_DURATION, OutputArgs, run_duration,
 };
 use crate::{
     api::{ApiError, ErrorKind},
-    bench::{
-        meter::Meter,
-        progress::Progress,
-        report::{Figure, Latency, Outcome, Plan, StoppedBy, Value},
-        stop::Stop,
-        target::Target,
-    },
+    bench::target::Target,
     datapath::traffic::{
         frame,
-        generator::{self, Generator, Kind, Order, Phase, Setup, Sizes},
+        setup::{Kind, Order, Setup, Sizes},
     },
     net::{CleanupScope, KernelNetwork, Mac, Network, NextHop, NextHopError},
 };
@@ -41,15 +40,15 @@ struct OpenArgs {
     interface: String,
 
     /// Addresses and ports to send to; flows take them in turn
-    #[arg(long, value_name = "ADDR:PORT", value_parser = values::endpoint, value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = endpoint, value_delimiter = ',', required = true)]
     to: Vec<SocketAddr>,
 
     /// MAC address to send to [default: the next hop's]
-    #[arg(long, value_name = "MAC", value_parser = mac)]
+    #[arg(long, value_name = "MAC", value_parser = values::mac)]
     mac: Option<Mac>,
 
     /// Source address, or with /LENGTH several [default: the interface's]
-    #[arg(long, value_name = "ADDRESS[/LENGTH]", value_parser = source_range)]
+    #[arg(long, value_name = "ADDRESS[/LENGTH]", value_parser = values::source_range)]
     source: Option<SourceRange>,
 
     /// Number of flows: source addresses and ports
@@ -92,7 +91,7 @@ struct StreamArgs {
     count: Option<u64>,
 
     /// Next flow: in-turn, uniform or zipf:EXPONENT
-    #[arg(long, value_name = "ORDER", default_value = "in-turn", value_parser = order)]
+    #[arg(long, value_name = "ORDER", default_value = "in-turn", value_parser = values::order)]
     order: Order,
 }
 
@@ -100,7 +99,7 @@ struct StreamArgs {
 #[derive(Debug, Clone, Args)]
 struct DataArgs {
     /// Frame bytes with FCS, or imix: 64, 594, 1518 as 7:4:1
-    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = sizes)]
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = values::sizes)]
     size: Sizes,
 }
 
@@ -213,9 +212,10 @@ impl OpenArgs {
     fn run(&self, choice: &Choice, view: &View) -> Result<(), ApiError> {
         crate::datapath::loader::check_capabilities().map_err(refused)?;
         let setup = self.setup(choice)?;
-        let plan = plan(&setup);
-        self.output
-            .conduct(view, &plan, |stop, progress| send(setup, &plan, stop, progress))
+        let plan = results::plan(&setup);
+        self.output.conduct(view, &plan, |stop, progress| {
+            results::send(setup, &plan, stop, progress)
+        })
     }
 
     fn setup(&self, choice: &Choice) -> Result<Setup, ApiError> {
@@ -381,264 +381,6 @@ const fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-fn plan(setup: &Setup) -> Plan {
-    let text = |text: String| Value::Text(text);
-    let (what, several) = match setup.kind {
-        Kind::Udp => ("UDP datagrams", true),
-        Kind::Syn => ("TCP connection requests", false),
-        Kind::Ack => ("TCP segments of open connections", true),
-        Kind::Handshake => ("TCP handshakes", false),
-    };
-    let to: Vec<_> = setup.targets.iter().map(|t| t.address.to_string()).collect();
-    let hops: Vec<_> = setup.targets.iter().map(|t| t.mac.to_string()).collect();
-    let mut plan = Plan::new(format!("{what} to {}", to.join(", ")))
-        .line("interface", text(setup.interface.clone()))
-        .line("next hop", text(unique(hops).join(", ")))
-        .line("source", text(format!("{} and up", setup.source)))
-        .line("flows", Value::Count(setup.flows.into()));
-    if several {
-        plan = plan.line(
-            "order",
-            text(match setup.order {
-                Order::InTurn => "in turn".to_owned(),
-                Order::Uniform => "uniform".to_owned(),
-                Order::Zipf(exponent) => format!("zipf {exponent}"),
-            }),
-        );
-    }
-    let lengths: Vec<_> = setup.lengths().iter().map(|n| (n + 4).to_string()).collect();
-    plan = plan.line("frame bytes", text(lengths.join(", ")));
-    plan = match setup.rate {
-        Some(rate) => plan.line("rate", Value::Rate(rate as f64)),
-        None => plan.line("rate", text("as fast as can be".to_owned())),
-    };
-    if let Some(count) = setup.count {
-        plan = plan.line("packets", Value::Count(count));
-    }
-    let cores: Vec<_> = setup.cores.iter().map(ToString::to_string).collect();
-    plan.line("duration at most", Value::Time(setup.duration))
-        .line("cores", text(cores.join(", ")))
-        .line("run", Value::Count(setup.run.into()))
-}
-
-fn unique(mut list: Vec<String>) -> Vec<String> {
-    list.dedup();
-    list
-}
-
-fn send(setup: Setup, plan: &Plan, stop: &Stop, progress: &mut Progress) -> Result<Outcome, ApiError> {
-    let answers = match setup.kind {
-        Kind::Udp => (Counter::Packets, "returned"),
-        Kind::Syn | Kind::Ack => (Counter::SynAcks, "accepted"),
-        Kind::Handshake => (Counter::Handshakes, "completed"),
-    };
-    let mut meter = Meter::new(&["sent", answers.1]);
-    let every = Meter::interval(setup.duration);
-    let mut next = every;
-    let mut generator = Generator::prepare(setup.clone()).map_err(refused)?;
-    let native = generator.native();
-    let came = generator.run(&|| stop.is_asked(), &mut |now| {
-        if now.phase == Phase::Sending && now.elapsed >= next {
-            next = now.elapsed + every;
-            if let Some(reading) = meter.read(now.elapsed, &[now.sent, now.returned.get(answers.0)]) {
-                progress.show(&reading);
-            }
-        }
-    });
-    // Detached before anything is said.
-    drop(generator);
-    let came = came.map_err(refused)?;
-    let stopped_by = if came.stopped {
-        StoppedBy::Interrupt
-    } else if setup.count.is_some_and(|count| came.sent >= count) {
-        StoppedBy::Count
-    } else {
-        StoppedBy::Duration
-    };
-    let mut outcome = Outcome::new(plan.clone(), stopped_by, came.took);
-    outcome.figures = figures(&setup, &came);
-    outcome.warnings = warnings(&setup, &came, native);
-    meter.read(came.took, &[came.sent, came.returned.get(answers.0)]);
-    outcome.series = meter.series();
-    if !came.latencies.is_empty() {
-        let name = if setup.kind == Kind::Udp {
-            "round trip"
-        } else {
-            "SYN to SYN-ACK"
-        };
-        outcome.latencies = vec![Latency {
-            name: name.to_owned(),
-            histogram: came.latencies,
-        }];
-    }
-    Ok(outcome)
-}
-
-fn figures(setup: &Setup, came: &generator::Outcome) -> Vec<Figure> {
-    let seconds = came.took.as_secs_f64().max(1e-9);
-    // With the frame check sequence, as sizes are given.
-    let bits = (came.bytes + 4 * came.sent) as f64 * 8.0;
-    let mut figures = vec![
-        Figure::new("sent", Value::Count(came.sent)),
-        Figure::new("sent", Value::Rate(came.sent as f64 / seconds)),
-        Figure::new("sent", Value::Bits(bits / seconds)),
-    ];
-    let mut count = |name: &str, counter| {
-        figures.push(Figure::new(name, Value::Count(came.returned.get(counter))));
-    };
-    match setup.kind {
-        Kind::Udp => {
-            count("returned", Counter::Packets);
-            if came.returned.get(Counter::Packets) > 0 {
-                count("returned reordered", Counter::Reordered);
-                count("returned duplicates", Counter::Duplicates);
-            }
-        }
-        Kind::Syn | Kind::Ack => count("accepted", Counter::SynAcks),
-        Kind::Handshake => count("completed", Counter::Handshakes),
-    }
-    if setup.kind != Kind::Udp {
-        count("refused", Counter::Resets);
-    }
-    if setup.check {
-        count("checksum faults", Counter::L4Faults);
-        count("header checksum faults", Counter::IpFaults);
-    }
-    if setup.kind == Kind::Ack {
-        figures.push(Figure::new("opened", Value::Count(came.opened)));
-    }
-    figures
-}
-
-fn warnings(setup: &Setup, came: &generator::Outcome, native: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let (left, dropped) = came.interface;
-    if left < came.generated - came.generated / 100 {
-        warnings.push(format!(
-            "{} packets were made, but {} counted {left} as sent and {dropped} as dropped: the rest was lost before the \
-             wire, by a queue that was full or a driver that does not send XDP frames",
-            came.generated, setup.interface
-        ));
-    }
-    if let Some(rate) = setup.rate
-        && !came.stopped
-        && (came.sent as f64) < rate as f64 * came.took.as_secs_f64() * 0.99 - 1.0
-    {
-        warnings.push(format!(
-            "the rate of {rate}/s was not reached: use more --cores, or ask for less"
-        ));
-    }
-    if !native {
-        warnings.push(format!(
-            "the driver of {} has no XDP: what came back went the slower generic way",
-            setup.interface
-        ));
-    }
-    warnings
-}
-
-/// Source addresses from one on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SourceRange {
-    first: IpAddr,
-    addresses: u32,
-}
-
-impl SourceRange {
-    fn check(self, v6: bool, flows: u32) -> Result<(), ApiError> {
-        if self.first.is_ipv6() != v6 {
-            return Err(wrong(
-                "--source and --to are of different families: give both IPv4 or both IPv6 addresses".to_owned(),
-            ));
-        }
-        if self.first.is_multicast() || self.first.is_unspecified() || self.first.is_loopback() {
-            return Err(wrong(format!("--source {} is not the address of a host", self.first)));
-        }
-        let room = u64::from(self.addresses) * u64::from(PORTS);
-        if u64::from(flows) > room {
-            let wanted = flows.div_ceil(PORTS);
-            return Err(wrong(format!(
-                "{flows} flows need {wanted} source addresses of {PORTS} ports each, and there are {}: give \
-                 --source ADDRESS/LENGTH of a subnet whose answers are routed back to this host",
-                self.addresses
-            )));
-        }
-        Ok(())
-    }
-}
-
-fn source_range(text: &str) -> Result<SourceRange, String> {
-    let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-    let first: IpAddr = address.parse().map_err(|_| "expected an address, or ADDRESS/LENGTH")?;
-    let bits: u32 = if first.is_ipv6() { 128 } else { 32 };
-    let Some(length) = length else {
-        return Ok(SourceRange { first, addresses: 1 });
-    };
-    let length: u32 = length.parse().map_err(|_| "expected a prefix length behind the /")?;
-    if length > bits {
-        return Err(format!("a prefix length is {bits} at most"));
-    }
-    // No more than the last 16 bits are counted through: 65,536 addresses have 4 thousand million flows.
-    let size = 1u32 << (bits - length).min(16);
-    let place = frame::last_bits(first) & (size - 1);
-    Ok(SourceRange {
-        first,
-        addresses: size - place,
-    })
-}
-
-fn mac(text: &str) -> Result<Mac, String> {
-    let expected = || "expected six bytes such as 02:00:00:00:00:01".to_owned();
-    let bytes: Vec<u8> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).map_err(|_| expected()))
-        .collect::<Result<_, _>>()?;
-    let bytes: [u8; 6] = bytes.try_into().map_err(|_| expected())?;
-    if bytes.first().is_some_and(|first| first & 1 == 1) {
-        return Err("a multicast or broadcast address reaches more than one host".to_owned());
-    }
-    Ok(Mac(bytes))
-}
-
-/// A number with k, M or G behind it.
-pub(super) fn amount(text: &str) -> Result<u64, String> {
-    let expected = || "expected a number above zero, such as 500, 10k or 1.5M".to_owned();
-    let (number, scale) = match text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']) {
-        Some(number) if text.ends_with(['k', 'K']) => (number, 1e3),
-        Some(number) if text.ends_with(['m', 'M']) => (number, 1e6),
-        Some(number) => (number, 1e9),
-        None => (text, 1.0),
-    };
-    let value = number.parse::<f64>().map_err(|_| expected())? * scale;
-    if !(1.0..=1e15).contains(&value) {
-        return Err(expected());
-    }
-    Ok(value.round() as u64)
-}
-
-fn order(text: &str) -> Result<Order, String> {
-    match text.split_once(':') {
-        None if text == "in-turn" => Ok(Order::InTurn),
-        None if text == "uniform" => Ok(Order::Uniform),
-        None if text == "zipf" => Ok(Order::Zipf(1.0)),
-        Some(("zipf", exponent)) => match exponent.parse::<f64>() {
-            Ok(exponent) if (0.0..=10.0).contains(&exponent) => Ok(Order::Zipf(exponent)),
-            _ => Err("zipf's exponent is a number from 0 to 10, such as 1.1".to_owned()),
-        },
-        _ => Err("expected in-turn, uniform or zipf:EXPONENT".to_owned()),
-    }
-}
-
-fn sizes(text: &str) -> Result<Sizes, String> {
-    if text.eq_ignore_ascii_case("imix") {
-        return Ok(Sizes::Imix);
-    }
-    match text.parse() {
-        Ok(size @ 64..=1518) => Ok(Sizes::Fixed(size)),
-        _ => Err("expected 64 to 1518 bytes, or imix".to_owned()),
-    }
-}
-
 pub(super) fn refused(error: crate::datapath::DatapathError) -> ApiError {
     ApiError {
         kind: error.kind(),
@@ -657,68 +399,5 @@ fn wrong(message: String) -> ApiError {
     ApiError {
         kind: ErrorKind::Invalid,
         message,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_have_units() {
-        for (text, value) in [
-            ("500", 500),
-            ("10k", 10_000),
-            ("1.5M", 1_500_000),
-            ("2G", 2_000_000_000),
-        ] {
-            assert_eq!(amount(text), Ok(value));
-        }
-        for text in ["", "0", "-1", "k", "10x", "nan", "inf"] {
-            assert!(amount(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_source_range_runs_from_its_address_to_the_subnets_end() {
-        let range = |text| source_range(text).map(|r| (r.first.to_string(), r.addresses));
-        assert_eq!(range("10.0.0.7"), Ok(("10.0.0.7".to_owned(), 1)));
-        assert_eq!(range("10.0.0.7/24"), Ok(("10.0.0.7".to_owned(), 249)));
-        assert_eq!(range("10.0.0.0/8"), Ok(("10.0.0.0".to_owned(), 65536)));
-        assert_eq!(range("fd00::1/120"), Ok(("fd00::1".to_owned(), 255)));
-        assert!(range("10.0.0.7/33").is_err());
-        assert!(range("here").is_err());
-    }
-
-    #[test]
-    fn more_flows_than_ports_need_more_addresses() {
-        let one = source_range("10.0.0.7").unwrap();
-        assert!(one.check(false, PORTS).is_ok());
-        assert!(
-            one.check(false, PORTS + 1)
-                .unwrap_err()
-                .message
-                .contains("2 source addresses")
-        );
-        assert!(source_range("10.0.0.1/24").unwrap().check(false, 1_000_000).is_ok());
-        assert!(one.check(true, 1).is_err());
-    }
-
-    #[test]
-    fn orders_and_sizes() {
-        assert_eq!(order("zipf:1.2"), Ok(Order::Zipf(1.2)));
-        assert_eq!(order("uniform"), Ok(Order::Uniform));
-        assert!(order("zipf:x").is_err());
-        assert!(order("random").is_err());
-        assert_eq!(sizes("IMIX"), Ok(Sizes::Imix));
-        assert_eq!(sizes("1518"), Ok(Sizes::Fixed(1518)));
-        assert!(sizes("63").is_err());
-    }
-
-    #[test]
-    fn a_mac_address_is_one_hosts() {
-        assert_eq!(mac("02:00:00:00:00:0a"), Ok(Mac([2, 0, 0, 0, 0, 10])));
-        assert!(mac("ff:ff:ff:ff:ff:ff").is_err());
-        assert!(mac("02:00").is_err());
     }
 }

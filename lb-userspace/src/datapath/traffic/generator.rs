@@ -1,8 +1,7 @@
 //! The generator: frames that the kernel makes and sends, on one thread per core.
 
 use std::{
-    fs, io,
-    net::IpAddr,
+    fs,
     sync::{
         atomic::{AtomicBool, Ordering},
         mpsc,
@@ -14,150 +13,32 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, PerCpuArray, PerCpuValues},
-    programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+    programs::Xdp,
     util::nr_cpus,
 };
 use hdrhistogram::Histogram as Latencies;
 use lb_common::traffic::{Counter, Counters, Lane, SIZES};
 use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    sys::{
-        pthread::{Pthread, pthread_kill, pthread_self},
-        signal::Signal,
-    },
+    sys::pthread::Pthread,
     time::{ClockId, clock_gettime},
-    unistd::Pid,
 };
 
 use super::{
     DatapathError, OBJECT,
     attach::{Attached, attach, load, program},
     chain, counters,
-    frame::{self, Common, Content, RST_ACK, SYN, Target},
+    frame::{self, Common, Content, RST_ACK, SYN},
     kernel,
     lanes::{self, Work},
     latencies, per_cpu,
+    setup::{Kind, Order, Setup},
+    workers::{Job, context, end_workers, install_handler},
 };
-use crate::net::Mac;
 
-/// Frames that are handed to the device at once: as many as one poll of a veth takes.
-const BATCH: u32 = 64;
 /// How long one looks at the cores' progress at a time.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long answers may be under way when the last packet was sent.
 const LINGER: Duration = Duration::from_millis(300);
-/// Sizes of the simple IMIX, in bytes, frame check sequence included.
-pub const IMIX: [u16; SIZES] = [64, 594, 1518];
-
-/// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Datagrams.
-    Udp,
-    /// TCP connection requests, which nobody goes on with.
-    Syn,
-    /// TCP segments with data, after one connection request for each flow.
-    Ack,
-    /// One TCP handshake for each flow.
-    Handshake,
-}
-
-/// Whose turn it is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Order {
-    /// One flow after the other.
-    InTurn,
-    /// Any flow, all alike.
-    Uniform,
-    /// Few flows often and many seldom, with an exponent of 0 or more.
-    Zipf(f64),
-}
-
-/// How long frames are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sizes {
-    /// All alike, in bytes, frame check sequence included.
-    Fixed(u16),
-    /// [`IMIX`] at 7 to 4 to 1.
-    Imix,
-}
-
-/// What a run is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Setup {
-    /// The sending interface.
-    pub interface: String,
-    /// Its index.
-    pub ifindex: u32,
-    /// Its MAC address.
-    pub mac: Mac,
-    /// What is sent.
-    pub kind: Kind,
-    /// Where to, in turn by flow; of one family, at most [`lb_common::traffic::MAX_TARGETS`].
-    pub targets: Vec<Target>,
-    /// The first source address; further ones follow it, [`lb_common::traffic::PORTS`] flows each.
-    pub source: IpAddr,
-    /// Number of flows, at least 1.
-    pub flows: u32,
-    /// Whose turn it is.
-    pub order: Order,
-    /// How long frames are. Connection requests are always as short as can be.
-    pub sizes: Sizes,
-    /// Packets a second; `None`: as many as can be.
-    pub rate: Option<u64>,
-    /// Packets; `None`: until the time is up. Handshakes are one for each flow.
-    pub count: Option<u64>,
-    /// How long at most.
-    pub duration: Duration,
-    /// The cores that send.
-    pub cores: Vec<usize>,
-    /// Whether times are taken.
-    pub latency: bool,
-    /// Whether checksums of what comes back are checked.
-    pub check: bool,
-    /// Whether connections are ended by RST when the run is over.
-    pub close: bool,
-    /// What is answered goes back by redirect, because the interface is a veth: it holds what `XDP_TX` sends if its peer
-    /// has no XDP program.
-    pub redirect_back: bool,
-    /// Number of the run, not zero.
-    pub run: u16,
-}
-
-impl Setup {
-    /// The lengths of the frames, frame check sequence not counted; what a stamp needs is the least.
-    #[must_use]
-    pub fn lengths(&self) -> Vec<u16> {
-        let content = self.content();
-        let shortest = content.shortest(self.source.is_ipv6());
-        let without_fcs = |size: u16| size.saturating_sub(4).max(shortest);
-        match (content, self.sizes) {
-            (Content::Bare { .. }, _) => vec![shortest],
-            (_, Sizes::Fixed(size)) => vec![without_fcs(size)],
-            (_, Sizes::Imix) => IMIX.map(without_fcs).to_vec(),
-        }
-    }
-
-    const fn content(&self) -> Content {
-        match self.kind {
-            Kind::Udp => Content::Udp,
-            Kind::Syn | Kind::Handshake => Content::Bare { flags: SYN },
-            Kind::Ack => Content::Data,
-        }
-    }
-
-    /// The port that all targets have, or zero.
-    fn port(&self) -> u16 {
-        let mut ports = self.targets.iter().map(|t| t.address.port());
-        let first = ports.next().unwrap_or_default();
-        if ports.all(|port| port == first) { first } else { 0 }
-    }
-
-    const fn mixed(&self) -> bool {
-        matches!(self.sizes, Sizes::Imix) && !matches!(self.content(), Content::Bare { .. })
-    }
-}
-
 /// Part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -516,90 +397,6 @@ impl Generator {
     }
 }
 
-/// What every core's thread does.
-struct Job<'a> {
-    program: &'a Xdp,
-    frame: &'a [u8],
-    context: &'a [u8],
-    repeat: u32,
-    /// Set before the threads are interrupted.
-    ended: &'a AtomicBool,
-}
-
-impl Job<'_> {
-    /// Stays on a core and has the kernel make frames until it is interrupted. Tells which thread it is first.
-    fn run(&self, core: usize, report: mpsc::Sender<Pthread>) -> Result<(), DatapathError> {
-        let mut cores = CpuSet::new();
-        let pinned = cores
-            .set(core)
-            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores));
-        // Whoever waits for this is there as long as this thread.
-        let _ = report.send(pthread_self());
-        drop(report);
-        pinned.map_err(|e| kernel(format!("cannot run on core {core} (`lscpu` lists those there are)"), e))?;
-        loop {
-            let result = self.program.test_run(TestRunOptions {
-                data_in: Some(self.frame),
-                ctx_in: Some(self.context),
-                repeat: self.repeat,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                ..TestRunOptions::new()
-            });
-            match result {
-                Ok(_) if self.repeat < u32::MAX => return Ok(()),
-                Ok(_) => {}
-                Err(error) if interrupted(&error) => {}
-                Err(error) => return Err(kernel("the generator failed", chain(&error))),
-            }
-            if self.ended.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Interrupts the threads until each has ended; gives the first error.
-fn end_workers(
-    workers: Vec<ScopedJoinHandle<'_, Result<(), DatapathError>>>,
-    threads: &[Pthread],
-) -> Result<(), DatapathError> {
-    while !workers.iter().all(ScopedJoinHandle::is_finished) {
-        for thread in threads {
-            // One that has ended is as wanted; its handle keeps its number valid.
-            let _ = pthread_kill(*thread, Signal::SIGUSR2);
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    let mut result = Ok(());
-    for worker in workers {
-        let ended = worker
-            .join()
-            .unwrap_or_else(|_| Err(kernel("the generator failed", "a thread panicked")));
-        result = result.and(ended);
-    }
-    result
-}
-
-/// A signal that does nothing but to interrupt a system call.
-fn install_handler() -> Result<(), DatapathError> {
-    use tokio::{
-        runtime::Builder,
-        signal::unix::{SignalKind, signal},
-    };
-    let cannot = |e: io::Error| kernel("cannot handle signals", e);
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let _inside = runtime.enter();
-    // The handler outlives both: it is the process's from now on.
-    signal(SignalKind::user_defined2()).map(drop).map_err(cannot)
-}
-
-fn interrupted(error: &ProgramError) -> bool {
-    match error {
-        ProgramError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::EINTR),
-        _ => false,
-    }
-}
-
 /// The packets of all lanes, if they are limited.
 fn lanes_total(lanes: &[Lane]) -> Option<u64> {
     lanes
@@ -638,16 +435,6 @@ fn run_program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp, DatapathError>
         .ok_or_else(|| kernel(format!("program {name}"), "not in the object"))?
         .try_into()
         .map_err(|e| kernel(format!("program {name}"), chain(&e)))
-}
-
-/// The kernel's `struct xdp_md` for a frame that comes in on an interface.
-fn context(length: usize, ifindex: u32) -> Vec<u8> {
-    let length = u32::try_from(length).unwrap_or_default();
-    let (data, data_meta, queue, egress) = (0, 0, 0, 0);
-    [data, length, data_meta, ifindex, queue, egress]
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect()
 }
 
 /// The clock that the programs read.

@@ -7,9 +7,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use rand_distr::Zipf;
 
 use super::{
-    DatapathError,
-    generator::{Order, Setup},
-    kernel,
+    DatapathError, kernel,
+    setup::{Order, Setup},
 };
 
 /// Draws of each core from a Zipf distribution, after which they repeat.

@@ -4,7 +4,9 @@ mod attach;
 pub mod frame;
 pub mod generator;
 mod lanes;
+pub mod setup;
 pub mod sink;
+mod workers;
 
 use aya::{
     Ebpf,
