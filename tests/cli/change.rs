@@ -40,8 +40,14 @@ fn services_come_change_and_go_at_runtime() {
         // Also by what identifies it on the wire.
         let _done = lab.lb(&["service", "remove", &format!("{vip}/tcp")]).success();
         assert!(lb.status().services.is_empty());
-        let addresses = lab.lb.ns.sh("ip addr show dev client0");
-        assert!(!addresses.contains(&vip.ip().to_string()), "{addresses}");
+        eventually("the VIP to be gone", PATIENCE, || {
+            let addresses = lab.lb.ns.sh("ip addr show dev client0");
+            if addresses.contains(&vip.ip().to_string()) {
+                Err(addresses)
+            } else {
+                Ok(())
+            }
+        });
     }
 }
 
