@@ -127,7 +127,14 @@ fn the_vip_answers_only_while_it_is_lbs() {
         lab.client.ns.sh("ip neigh flush all");
         assert!(reachable());
         let _done = lab.lb(&["service", "remove", "web"]).success();
-        assert!(!lab.lb.ns.sh("ip addr show client0").contains(&format!("{ip}/")));
+        eventually("the VIP to be gone", PATIENCE, || {
+            let addresses = lab.lb.ns.sh("ip addr show client0");
+            if addresses.contains(&format!("{ip}/")) {
+                Err(addresses)
+            } else {
+                Ok(())
+            }
+        });
         lb.detach();
         lab.client.ns.sh("ip neigh flush all");
     }
