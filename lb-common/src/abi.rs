@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// Version of this layout.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
+
+/// Names of the programs besides the entry, in the order of the program map.
+pub const STAGES: [&str; 1] = ["lb_open"];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.
 pub const SLOTS_PER_PAGE: u32 = 64;
@@ -80,7 +83,7 @@ pub struct Flow<A> {
     pub direction: Direction,
     /// Zero. With the kernel's 48 bytes before the key, an IPv4 entry fills two cache lines and so shares none: at 100,000
     /// flows that saves a tenth of a packet's time.
-    pub pad: [u8; 18],
+    pub pad: [u8; 14],
 }
 
 /// A neighbour and how to reach it.
@@ -91,7 +94,14 @@ pub struct Link {
     pub addresses: [u32; 3],
     /// The interface's index.
     pub ifindex: u32,
+    /// Tags between the MAC addresses and the packet.
+    pub vlans: Vlans,
 }
+
+/// Up to two VLAN tags. The default is none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Vlans(pub u32);
 
 impl Link {
     /// From the neighbour's MAC address, our own, and the interface's index.
@@ -103,7 +113,11 @@ impl Link {
             u32::from_ne_bytes([e, f, g, h]),
             u32::from_ne_bytes([i, j, k, l]),
         ];
-        Self { addresses, ifindex }
+        Self {
+            addresses,
+            ifindex,
+            vlans: Vlans(0),
+        }
     }
 
     /// The way back of a frame that begins with these twelve bytes.
@@ -117,7 +131,11 @@ impl Link {
             u32::from_ne_bytes([k, l, a, b]),
             u32::from_ne_bytes([c, d, e, f]),
         ];
-        Self { addresses, ifindex }
+        Self {
+            addresses,
+            ifindex,
+            vlans: Vlans(0),
+        }
     }
 
     /// The neighbour's MAC address.
@@ -186,23 +204,75 @@ impl<A> ServiceKey<A> {
 pub struct Service {
     /// Index of its rotation and cursor.
     pub index: u32,
+    /// What it asks for besides.
+    pub flags: ServiceFlags,
+    /// How long a client stays with its backend after its last new flow, in ticks; 0: not at all.
+    pub affinity: u32,
     /// Zero.
     pub pad: u32,
 }
 
-/// The slots that a service's new flows take turns over: first slot in the upper half, their number in the lower.
+/// What a service asks for, a bit each.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ServiceFlags(pub u32);
+
+impl ServiceFlags {
+    /// Each UDP datagram is scheduled by itself.
+    pub const ONE_PACKET: u32 = 1;
+    /// SYNs are answered with cookies while they come faster than flows may be opened.
+    pub const SYN_COOKIES: u32 = 2;
+
+    /// Whether any of `flags` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any(self, flags: u32) -> bool {
+        self.0 & flags != 0
+    }
+}
+
+/// How a service's new flows find their backend: first slot in the upper half of the word, then the rule in eight bits,
+/// and the number of slots in the other 24.
 ///
 /// One aligned 64-bit store publishes it, so no packet sees half of a change. The default names no slot: refuse.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Rotation(pub u64);
 
-impl Rotation {
-    /// `len` slots from `base` on.
+/// Which slot of a rotation a new flow takes.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Rule(pub u8);
+
+impl Rule {
+    /// The next one in turn.
+    pub const ROUND_ROBIN: Self = Self(0);
+    /// That of the client address's hash: the slots are a Maglev table.
+    pub const SOURCE_HASH: Self = Self(1);
+    /// That of the 5-tuple's hash: the slots are a Maglev table.
+    pub const MAGLEV: Self = Self(2);
+    /// That of the backend with the fewest active flows for its weight, of all: every backend has one slot.
+    pub const LEAST_CONN: Self = Self(3);
+    /// As [`Rule::LEAST_CONN`], of two that chance picks.
+    pub const LEAST_CONN_OF_TWO: Self = Self(4);
+
+    /// Whether the packet alone decides, so that every packet of a flow finds the same slot.
     #[inline(always)]
     #[must_use]
-    pub const fn new(base: u32, len: u32) -> Self {
-        Self((base as u64) << 32 | len as u64)
+    pub const fn by_hash(self) -> bool {
+        matches!(self, Self::SOURCE_HASH | Self::MAGLEV)
+    }
+}
+
+impl Rotation {
+    /// Slots that a rotation can have.
+    pub const MAX_LEN: u32 = (1 << 24) - 1;
+
+    /// `len` slots from `base` on, [`Rotation::MAX_LEN`] at most.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(base: u32, len: u32, rule: Rule) -> Self {
+        Self((base as u64) << 32 | (rule.0 as u64) << 24 | (len & Self::MAX_LEN) as u64)
     }
 
     /// First slot.
@@ -216,7 +286,14 @@ impl Rotation {
     #[inline(always)]
     #[must_use]
     pub const fn len(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & Self::MAX_LEN
+    }
+
+    /// Which slot is taken.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> Rule {
+        Rule((self.0 >> 24) as u8)
     }
 
     /// Whether no backend takes new flows.
@@ -225,6 +302,18 @@ impl Rotation {
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
+}
+
+/// A service's rotation before the last change, for packets in the middle of flows that are not in the table.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Previous {
+    /// The rotation.
+    pub rotation: Rotation,
+    /// Until when it counts.
+    pub until: Tick,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// A run of slots; each is the index of a backend.
@@ -292,7 +381,7 @@ impl BackendEntry {
 pub struct Backend {
     /// Its address.
     pub address: AnyAddr,
-    /// Its port.
+    /// Its port; 0: the one that the client asked for.
     pub port: Be16,
     /// First of the source ports that `full-nat` uses.
     pub first_source_port: Be16,
@@ -310,6 +399,12 @@ pub struct Backend {
     pub service: u32,
     /// Idle timeouts of its flows.
     pub timeouts: Timeouts,
+    /// How many active flows it takes; 0: any number.
+    pub limit: u32,
+    /// Its share of new flows now; 0: none.
+    pub weight: u16,
+    /// UDP port that tunnelled packets go to, in mode `gue`.
+    pub tunnel_port: Be16,
     /// Whether its flows go on.
     pub state: BackendState,
     /// What becomes of its flows when it is down.
@@ -364,6 +459,20 @@ impl Mode {
     pub const FULL_NAT: Self = Self(0);
     /// The destination is rewritten.
     pub const NAT: Self = Self(1);
+    /// The MAC addresses are rewritten; the backend answers the client itself.
+    pub const L2_DSR: Self = Self(2);
+    /// The packet is wrapped in IP (RFC 2003, RFC 2473); the backend answers the client itself.
+    pub const IPIP: Self = Self(3);
+    /// The packet is wrapped in UDP (Generic UDP Encapsulation, variant 1 of draft-ietf-intarea-gue); the backend answers
+    /// the client itself.
+    pub const GUE: Self = Self(4);
+
+    /// Whether replies come back through the packet path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sees_replies(self) -> bool {
+        matches!(self, Self::FULL_NAT | Self::NAT)
+    }
 }
 
 /// Counters of one backend on one CPU.
@@ -390,11 +499,12 @@ const _: () = {
     assert!(size_of::<FlowKey<Addr6>>() == 40);
     assert!(size_of::<Flow<Addr4>>() == 64);
     assert!(size_of::<Flow<Addr6>>() == 88);
-    assert!(size_of::<Link>() == 16);
+    assert!(size_of::<Link>() == 20);
     assert!(size_of::<ServiceKey<Addr4>>() == 8);
     assert!(size_of::<ServiceKey<Addr6>>() == 20);
-    assert!(size_of::<Service>() == 8);
-    assert!(size_of::<Backend>() == 16 + 4 + 12 + 16 + 8 + 16 + 8);
+    assert!(size_of::<Service>() == 16);
+    assert!(size_of::<Previous>() == 16);
+    assert!(size_of::<Backend>() == 16 + 4 + 12 + 20 + 8 + 20 + 4 + 4 + 8);
     assert!(size_of::<BackendEntry>() == 8 + 2 * size_of::<Backend>());
     assert!(size_of::<BackendStats>() == 48);
     assert!(size_of::<Cursor>() == 64);
@@ -404,7 +514,7 @@ const _: () = {
 mod pod {
     #![expect(unsafe_code, reason = "aya asks for its marker trait on what maps hold")]
 
-    use super::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, Service, ServiceKey, SlotPage};
+    use super::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Previous, Rotation, Service, ServiceKey, SlotPage};
     use crate::net::{Addr4, Addr6};
 
     macro_rules! pod {
@@ -426,6 +536,7 @@ mod pod {
         ServiceKey<Addr6>,
         Service,
         Rotation,
+        Previous,
         SlotPage,
         Cursor,
         BackendEntry,
@@ -465,8 +576,11 @@ mod tests {
 
     #[test]
     fn a_rotation_is_one_word() {
-        let r = Rotation::new(0xdead_beef, 0x1234_5678);
-        assert_eq!((r.base(), r.len(), r.is_empty()), (0xdead_beef, 0x1234_5678, false));
+        let r = Rotation::new(0xdead_beef, 0x34_5678, Rule::MAGLEV);
+        assert_eq!(
+            (r.base(), r.len(), r.rule(), r.is_empty()),
+            (0xdead_beef, 0x34_5678, Rule::MAGLEV, false)
+        );
         assert!(Rotation::default().is_empty());
     }
 }

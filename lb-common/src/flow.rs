@@ -172,8 +172,11 @@ impl Phase {
 pub struct Timeouts {
     /// [`Phase::SYN_SEEN`].
     pub syn: u32,
-    /// [`Phase::ESTABLISHED`] and the half-closed phases: one side may still send for long.
+    /// [`Phase::ESTABLISHED`].
     pub established: u32,
+    /// The half-closed phases. As long as `established` where both directions are seen, since one side may still send
+    /// for long.
+    pub fin: u32,
     /// [`Phase::CLOSING`].
     pub closing: u32,
     /// [`Phase::UDP`].
@@ -189,6 +192,7 @@ impl Timeouts {
             Phase::SYN_SEEN => self.syn,
             Phase::CLOSING => self.closing,
             Phase::UDP => self.udp,
+            Phase::CLIENT_FIN | Phase::BACKEND_FIN => self.fin,
             _ => self.established,
         }
     }

@@ -15,7 +15,7 @@ use lb_common::{
 };
 
 use crate::{
-    Exit,
+    Exit, Stage,
     family::{Family, Key},
     maps::{self, FlowRef, NewFlow, Refused},
     packet::{Frame, Window},
@@ -28,49 +28,46 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 /// How many source ports are tried for a new flow before it is refused.
 const SOURCE_ATTEMPTS: u32 = 16;
 
-/// What the table says of a packet.
-pub enum Found<A: 'static> {
-    /// It belongs to a flow.
-    Flow(FlowRef<A>, &'static Backend),
-    /// It belongs to none, or to one that it may replace.
-    Nothing,
-}
+/// A packet that belongs to no flow, or to one that it may replace.
+const NO_FLOW: Exit = Exit::Divert(Stage::Open);
 
 /// The flow of a packet, brought up to date by it.
 #[inline(always)]
-pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F::Addr>, Exit> {
-    let Some(flow) = F::flows().get(&packet.key) else {
-        return Ok(Found::Nothing);
-    };
+pub fn find<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    now: Tick,
+) -> Result<(FlowRef<F::Addr>, &'static Backend), Exit> {
+    let flow = F::flows().get(&packet.key).ok_or(NO_FLOW)?;
     if flow.expires.passed(now) {
-        return Ok(Found::Nothing);
+        return Err(NO_FLOW);
     }
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let from_client = flow.direction == Direction::TO_BACKEND;
     let replaced = flow.phase == Phase::CLOSING && packet.flags.opens();
     let orphaned = backend.state != BackendState::UP && backend.on_down != OnDown::KEEP;
     if from_client && (replaced || orphaned) {
-        return give_up::<F>(packet, flow, backend);
+        return Err(give_up::<F>(packet, flow, backend));
     }
     let phase = flow.phase.after(flow.direction, packet.flags);
     let client = if from_client { link_of(frame)? } else { flow.client };
     if phase != flow.phase || client != flow.client || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
         let expires = now.plus(backend.timeouts.of(phase));
         if !refresh::<F>(&packet.key, flow, phase, expires, &client) {
-            return Ok(Found::Nothing);
+            return Err(NO_FLOW);
         }
     }
-    Ok(Found::Flow(flow, backend))
+    Ok((flow, backend))
 }
 
 /// Ends a flow that a new one replaces, or whose backend is down. A SYN and a datagram may open the next one.
 #[inline(always)]
-fn give_up<F: Family>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<Found<F::Addr>, Exit> {
+fn give_up<F: Family>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Exit {
     end::<F>(&packet.key, flow);
     if packet.flags.opens() || (packet.key.protocol() != TCP && backend.on_down == OnDown::MOVE) {
-        return Ok(Found::Nothing);
+        return NO_FLOW;
     }
-    Err(Exit::Reject(DropReason::BackendDown))
+    Exit::Reject(DropReason::BackendDown)
 }
 
 /// Removes both entries of a flow.

@@ -29,6 +29,15 @@ use lb_common::reason::{DropReason, PassReason};
 
 use crate::packet::Frame;
 
+/// The programs of the packet path besides its entry. Each is reached by a tail call, with a stack and a verification of
+/// its own, and starts from the frame alone. The order is that of the program map.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Stage {
+    /// For packets of no established flow.
+    Open,
+}
+
 /// How a packet leaves the packet path when it is forwarded.
 #[derive(Clone, Copy)]
 enum Sent {
@@ -41,6 +50,8 @@ enum Sent {
 /// How it leaves otherwise; `?` carries this out of the stages.
 #[derive(Clone, Copy)]
 enum Exit {
+    /// Another program goes on.
+    Divert(Stage),
     /// To the kernel, as it came.
     Pass(PassReason),
     /// Nowhere.
@@ -53,9 +64,27 @@ enum Exit {
 #[xdp]
 pub fn lb(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
-    match pipeline::forward(frame) {
+    leave(frame, pipeline::forward(frame))
+}
+
+/// [`Stage::Open`].
+#[xdp]
+pub fn lb_open(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    leave(frame, pipeline::open(frame))
+}
+
+/// From how a packet leaves to what XDP does with it.
+#[inline(always)]
+fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
+    match result {
         Ok(Sent::Back) => back(frame),
         Ok(Sent::To(ifindex)) => redirect(frame, ifindex),
+        Err(Exit::Divert(stage)) => {
+            // It returns only if the program is not there.
+            maps::divert(frame, stage);
+            drop(frame, DropReason::Internal)
+        }
         Err(Exit::Pass(reason)) => pass(frame, reason),
         Err(Exit::Drop(reason)) => drop(frame, reason),
         Err(Exit::Reject(reason)) => match reset::answer(frame) {

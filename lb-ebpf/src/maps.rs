@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, xdp_action},
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use lb_common::{
     abi::{
@@ -15,7 +15,7 @@ use lb_common::{
     reason,
 };
 
-use crate::kernel;
+use crate::{Stage, kernel, packet::Frame};
 
 // The loader sets the sizes that the configuration asks for; those below are placeholders.
 
@@ -45,6 +45,9 @@ static DEVICES: DevMapHash = DevMapHash::with_max_entries(64, 0);
 static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
+
+#[map]
+static STAGES: ProgramArray = ProgramArray::with_max_entries(lb_common::abi::STAGES.len() as u32, 0);
 
 // Room to build new flows in, which the 512 bytes of stack have not. Not pinned: nothing in it outlives a packet.
 #[map]
@@ -207,4 +210,11 @@ pub fn reason_counter(counter: u32) -> Option<&'static mut u64> {
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> Option<u32> {
     DEVICES.redirect(ifindex, u64::from(xdp_action::XDP_ABORTED)).ok()
+}
+
+/// Goes on in another program. Comes back if that program is not there.
+#[inline(always)]
+pub fn divert(frame: Frame, stage: Stage) {
+    // SAFETY: the index is a stage's, and programs of the map are XDP programs that start from the context alone.
+    unsafe { STAGES.tail_call(&frame.context(), stage as u32) };
 }

@@ -10,49 +10,58 @@ use lb_common::{
 use crate::{
     Exit, Sent,
     family::{Family, V4, V6},
-    flow_table::{self, Found},
-    kernel, log,
+    flow_table, kernel, log,
     packet::Frame,
     parse::{self, Packet},
     rewrite, select, service, stats,
 };
 
-/// IPv4 or IPv6, of a flow or opening one; anything else is the kernel's.
+/// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
 #[inline(always)]
 pub fn forward(frame: Frame) -> Result<Sent, Exit> {
     match parse::ethertype(frame)? {
-        EtherType::Ipv4 => match established::<V4>(frame)? {
-            Some(sent) => Ok(sent),
-            None => open::<V4>(frame),
-        },
-        EtherType::Ipv6 => match established_ipv6(frame)? {
-            Some(sent) => Ok(sent),
-            None => open::<V6>(frame),
-        },
+        EtherType::Ipv4 => established::<V4>(frame),
+        EtherType::Ipv6 => established_ipv6(frame),
         _ => Err(Exit::Pass(PassReason::NotIp)),
     }
 }
 
 /// IPv6 in a function of its own: its addresses and IPv4's would not fit one stack frame.
 #[inline(never)]
-fn established_ipv6(frame: Frame) -> Result<Option<Sent>, Exit> {
+fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
     established::<V6>(frame)
 }
 
-/// A packet of a flow costs the flow, its backend and a counter. `None`: it belongs to no flow.
+/// It costs the flow, its backend and a counter.
 #[inline(always)]
-fn established<F: Family>(frame: Frame) -> Result<Option<Sent>, Exit> {
+fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let packet = parse::packet::<F>(frame)?;
-    match flow_table::find::<F>(frame, &packet, kernel::now())? {
-        Found::Flow(flow, backend) => deliver::<F>(frame, &packet, flow, backend).map(Some),
-        Found::Nothing => Ok(None),
+    let (flow, backend) = flow_table::find::<F>(frame, &packet, kernel::now())?;
+    deliver::<F>(frame, &packet, flow, backend)
+}
+
+/// A packet of no flow may open one, if it is a service's.
+#[inline(always)]
+pub fn open(frame: Frame) -> Result<Sent, Exit> {
+    match parse::ethertype(frame)? {
+        EtherType::Ipv4 => open_ipv4(frame),
+        EtherType::Ipv6 => open_ipv6(frame),
+        _ => Err(Exit::Pass(PassReason::NotIp)),
     }
 }
 
-/// A packet of no flow may open one, if it is a service's. It is parsed once more, because the stack has no room to keep
-/// what was parsed while this runs.
 #[inline(never)]
-fn open<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+fn open_ipv4(frame: Frame) -> Result<Sent, Exit> {
+    new_flow::<V4>(frame)
+}
+
+#[inline(never)]
+fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
+    new_flow::<V6>(frame)
+}
+
+#[inline(always)]
+fn new_flow<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let packet = parse::packet::<F>(frame)?;
     let service = service::find::<F>(&packet)?;
     service::admit::<F>(&packet)?;

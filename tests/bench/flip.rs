@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
-use lb_common::abi::{Backend, BackendState, Link, Rotation, SLOTS_PER_PAGE};
+use lb_common::abi::{Backend, BackendState, Link, Rotation, Rule, SLOTS_PER_PAGE};
 use lb_userspace::{
     datapath::{Datapath as _, KernelDatapath},
     model::{Limits, Protocol},
@@ -90,6 +90,6 @@ fn publish(datapath: &mut KernelDatapath, weights: &[u32], down: u32, flip: u32)
     let first = if flip.is_multiple_of(2) { RANGES[0] } else { RANGES[1] };
     datapath.write_pages(first, &pages(&slots))?;
     let base = first * SLOTS_PER_PAGE;
-    datapath.set_rotation(0, Rotation::new(base, u32::try_from(slots.len())?))?;
+    datapath.set_rotation(0, Rotation::new(base, u32::try_from(slots.len())?, Rule::ROUND_ROBIN))?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Link, Rotation, SLOTS_PER_PAGE, SlotPage},
+    abi::{Backend, BackendState, Flow, FlowKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage},
     net::{self, Addr4, Addr6, Be16, MacAddr},
     reason::{DropReason, PassReason},
 };
@@ -105,7 +105,7 @@ impl Lab {
                         net::UDP
                     },
                     family: if case.family == Family::V4 { 4 } else { 6 },
-                    pad: [0; 3],
+                    ..Backend::default()
                 };
                 self.backends.insert(server.index, backend);
                 self.datapath.set_backend(server.index, backend).unwrap();
@@ -139,7 +139,7 @@ impl Lab {
             .collect();
         self.datapath.write_pages(self.pages, &pages).unwrap();
         self.pages += u32::try_from(pages.len()).unwrap();
-        let rotation = Rotation::new(base, u32::try_from(slots.len()).unwrap());
+        let rotation = Rotation::new(base, u32::try_from(slots.len()).unwrap(), Rule::ROUND_ROBIN);
         self.datapath.set_rotation(service.index, rotation).unwrap();
     }
 

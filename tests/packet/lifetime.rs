@@ -17,6 +17,7 @@ use crate::{
 const DISTINCT: Timeouts = Timeouts {
     syn: 100_000,
     established: 200_000,
+    fin: 150_000,
     closing: 50_000,
     udp: 70_000,
 };
@@ -135,7 +136,7 @@ fn both_entries_get_the_timeout_of_their_phase() {
         tcp.client(&mut lab, ACK);
         expect(&mut lab, DISTINCT.established);
         tcp.client(&mut lab, FIN | ACK);
-        expect(&mut lab, DISTINCT.established);
+        expect(&mut lab, DISTINCT.fin);
         tcp.backend(&mut lab, FIN | ACK);
         expect(&mut lab, DISTINCT.closing);
     }

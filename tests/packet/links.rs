@@ -106,11 +106,16 @@ fn with_redirect_back_nothing_leaves_by_tx() {
         ..FEATURES
     };
     let ifindex = lab.ifindex(CLIENT_IF);
+    let mut flows = Vec::new();
     for case in Case::all().into_iter().filter(|case| case.one_arm) {
         let service = lab.serve(case, &Setup::default());
         let request = service.request(4000);
         let (server, source) = lab.forward(&service, &request);
-        let mut redirecting = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
+        flows.push((service, request, server, source));
+    }
+    let mut redirecting = lab::open_with(&lab.bpffs, LIMITS, features).unwrap();
+    for (service, request, server, source) in flows {
+        let case = service.case;
         let out = run(redirecting.program().unwrap(), ifindex, &[], &request.bytes());
         assert_eq!(out.verdict, Verdict::Redirect, "{case:?}");
         assert_same(&out.frame, &service.forwarded(&request, server, source));

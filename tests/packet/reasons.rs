@@ -373,8 +373,8 @@ fn a_full_flow_table_refuses() {
             pinned.map_pin_path(map, lab.pin(map));
         }
         let mut ebpf = pinned.map_pin_path(name, &small).load(OBJECT).unwrap();
-        let program: &mut Xdp = ebpf.program_mut("lb").unwrap().try_into().unwrap();
-        loader::verify(program).unwrap();
+        loader::link(&mut ebpf).unwrap();
+        let program: &Xdp = ebpf.program("lb").unwrap().try_into().unwrap();
         let ifindex = lab.ifindex(CLIENT_IF);
         assert_eq!(
             run(program, ifindex, &[], &service.request(1).bytes()).verdict,

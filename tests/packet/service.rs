@@ -155,6 +155,7 @@ impl Default for Setup {
             timeouts: Timeouts {
                 syn: LONG,
                 established: LONG,
+                fin: LONG,
                 closing: LONG,
                 udp: LONG,
             },
@@ -168,6 +169,7 @@ pub(crate) const fn timeouts(ticks: u32) -> Timeouts {
     Timeouts {
         syn: ticks,
         established: ticks,
+        fin: ticks,
         closing: ticks,
         udp: ticks,
     }

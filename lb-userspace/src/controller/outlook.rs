@@ -242,6 +242,7 @@ fn ticks(timeouts: &Timeouts) -> flow::Timeouts {
     flow::Timeouts {
         syn: ticks(timeouts.tcp_syn),
         established: ticks(timeouts.tcp_established),
+        fin: ticks(timeouts.tcp_established),
         closing: ticks(timeouts.tcp_closing),
         udp: ticks(timeouts.udp),
     }

@@ -192,6 +192,6 @@ fn blank<A: UserAddress>() -> Flow<A> {
         opened: Tick(0),
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
-        pad: [0; 18],
+        pad: [0; 14],
     }
 }

@@ -93,7 +93,7 @@ impl KernelDatapath {
 
     /// The program, for tests and measurements.
     pub fn program(&mut self) -> Result<&mut aya::programs::Xdp, DatapathError> {
-        loader::program(&mut self.ebpf)
+        loader::program(&mut self.ebpf, loader::ENTRY)
     }
 
     fn pages(&self, rotation: Rotation, pages: &mut BTreeMap<u32, SlotPage>) -> Result<(), DatapathError> {
@@ -174,7 +174,14 @@ impl Datapath for KernelDatapath {
     }
 
     fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError> {
-        let (port, protocol, value) = (Be16::new(id.vip.port()), number(id.protocol), Service { index, pad: 0 });
+        let (port, protocol, value) = (
+            Be16::new(id.vip.port()),
+            number(id.protocol),
+            Service {
+                index,
+                ..Service::default()
+            },
+        );
         let result = match id.vip.ip() {
             IpAddr::V4(ip) => self
                 .maps

@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::{
     Attachment, DatapathError, advice, detach,
-    loader::{chain, program},
+    loader::{ENTRY, chain, program},
     pins::{Pins, kernel},
 };
 use crate::model::XdpMode;
@@ -80,7 +80,7 @@ fn adopt(ebpf: &mut Ebpf, path: &Path, wanted: bool) -> Result<bool, DatapathErr
         let link = XdpLink::try_from(FdLink::from(pinned))
             .map_err(|e| kernel(format!("{} is not an XDP link", path.display()), chain(&e)))?;
         // The link of an interface that is gone refuses; the interface may be back under the same index.
-        if program(ebpf)?.attach_to_link(link).is_ok() {
+        if program(ebpf, ENTRY)?.attach_to_link(link).is_ok() {
             return Ok(true);
         }
     }
@@ -90,7 +90,7 @@ fn adopt(ebpf: &mut Ebpf, path: &Path, wanted: bool) -> Result<bool, DatapathErr
 
 fn attach_new(ebpf: &mut Ebpf, pins: &Pins, ifindex: u32, native: bool) -> Result<(), AttachError> {
     let mode = if native { AyaMode::Driver } else { AyaMode::Skb };
-    let program = program(ebpf).map_err(AttachError::other)?;
+    let program = program(ebpf, ENTRY).map_err(AttachError::other)?;
     let id = program
         .attach_to_if_index(ifindex, mode)
         .map_err(|e| AttachError::new(&e))?;

@@ -7,6 +7,7 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use caps::{CapSet, Capability};
+use lb_common::abi;
 
 use super::{
     DatapathError, clock, maps,
@@ -16,6 +17,8 @@ use crate::model::Limits;
 
 /// The packet path's object file.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb"));
+/// The program that interfaces run.
+pub(super) const ENTRY: &str = "lb";
 /// Programs that measurements compare with: `bare_tx`, `bare_redirect`, `sink`, `pass`.
 pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
 
@@ -69,8 +72,19 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|e| kernel("cannot load the packet path's maps", chain(&e)))?;
-    verify(program(&mut ebpf)?).map_err(|e| kernel("the kernel refused the packet path", chain(&e)))?;
+    link(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Has the kernel take in the packet path's programs, and joins them.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn link(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for name in abi::STAGES.into_iter().chain([ENTRY]) {
+        verify(program(ebpf, name)?).map_err(|e| kernel(format!("the kernel refused program {name}"), chain(&e)))?;
+    }
+    maps::fill_stages(ebpf)
 }
 
 /// Has the kernel verify a program and take it in.
@@ -88,12 +102,13 @@ pub fn verify(program: &mut Xdp) -> Result<(), ProgramError> {
     program.load()
 }
 
-/// The XDP program.
-pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+/// A program of the packet path.
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, DatapathError> {
+    let context = || format!("program {name}");
     let program = ebpf
-        .program_mut("lb")
-        .ok_or_else(|| kernel("program lb", "not in the packet path's object"))?;
-    program.try_into().map_err(|e| kernel("program lb", e))
+        .program_mut(name)
+        .ok_or_else(|| kernel(context(), "not in the packet path's object"))?;
+    program.try_into().map_err(|e| kernel(context(), e))
 }
 
 /// An error with all its causes.

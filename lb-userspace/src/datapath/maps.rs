@@ -4,16 +4,19 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use aya::{
     Ebpf,
-    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, ProgramArray},
 };
 use lb_common::{
-    abi::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage},
+    abi::{
+        self, BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey,
+        SlotPage,
+    },
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
 };
 
 use super::{
-    DatapathError,
+    DatapathError, loader,
     pins::{Pins, kernel},
 };
 use crate::{api::MapReport, model::Limits};
@@ -26,7 +29,7 @@ pub const SOURCE_PLACES: u32 = 4096;
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 13] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 14] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -67,6 +70,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 13]
         ("DEVICES", DEVICES, 4, 8),
         ("BACKEND_STATS", backends, 4, size_of::<BackendStats>()),
         ("REASONS", reason::COUNTERS, 4, 8),
+        ("STAGES", abi::STAGES.len() as u32, 4, 4),
     ]
 }
 
@@ -140,6 +144,17 @@ pub(super) fn scatter_source_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathErro
         cursors
             .set(cursor, start, 0)
             .map_err(|e| kernel("map SOURCE_CURSORS", e))?;
+    }
+    Ok(())
+}
+
+/// Puts the programs besides the entry where its tail calls find them.
+pub(super) fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let mut stages: ProgramArray<MapData> = take(ebpf, "STAGES")?;
+    for (stage, name) in (0..).zip(abi::STAGES) {
+        let program = loader::program(ebpf, name)?;
+        let fd = program.fd().map_err(|e| kernel(format!("program {name}"), e))?;
+        stages.set(stage, fd, 0).map_err(|e| kernel("map STAGES", e))?;
     }
     Ok(())
 }

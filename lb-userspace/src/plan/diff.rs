@@ -168,6 +168,7 @@ impl Action {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::Rule;
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
@@ -193,7 +194,7 @@ mod tests {
                 services: services.into_iter().map(|(port, index)| (id(port), index)).collect(),
                 rotations: rotations
                     .into_iter()
-                    .map(|(s, (page, len))| (s, Rotation::new(page * 64, len)))
+                    .map(|(s, (page, len))| (s, Rotation::new(page * 64, len, Rule::ROUND_ROBIN)))
                     .collect(),
                 pages,
                 backends,

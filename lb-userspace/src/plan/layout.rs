@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Backend, BackendState, Rotation, SLOTS_PER_PAGE};
+use lb_common::abi::{Backend, BackendState, Rotation, Rule, SLOTS_PER_PAGE};
 
 use super::{
     diff::Action,
@@ -229,7 +229,7 @@ impl Layout {
         before.rotations = before
             .backends
             .values()
-            .map(|b| (b.service, Rotation::new(0, 1)))
+            .map(|b| (b.service, Rotation::new(0, 1, Rule::ROUND_ROBIN)))
             .collect();
         for backend in after.backends.values_mut() {
             backend.state = BackendState::REMOVED;
@@ -403,9 +403,10 @@ impl Layout {
                 return Ok(());
             }
             if let Some(range) = self.pages.allocate(slots::pages_for(len), now) {
-                after
-                    .rotations
-                    .insert(service, Rotation::new(range.first * SLOTS_PER_PAGE, len));
+                after.rotations.insert(
+                    service,
+                    Rotation::new(range.first * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN),
+                );
                 after.pages.extend((range.first..).zip(slots::paginate(&order)));
                 return Ok(());
             }

@@ -51,6 +51,8 @@ pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> Option<V
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::Rule;
+
     use super::*;
 
     #[test]
@@ -60,8 +62,11 @@ mod tests {
             let pages = paginate(&order);
             assert_eq!(pages.len() as u32, pages_for(len));
             let pages = (3..).zip(pages).collect();
-            assert_eq!(order_of(Rotation::new(3 * SLOTS_PER_PAGE, len), &pages), Some(order));
+            assert_eq!(
+                order_of(Rotation::new(3 * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN), &pages),
+                Some(order)
+            );
         }
-        assert_eq!(order_of(Rotation::new(0, 1), &BTreeMap::new()), None);
+        assert_eq!(order_of(Rotation::new(0, 1, Rule::ROUND_ROBIN), &BTreeMap::new()), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramInfo;
 use lb_common::{
-    abi::{Backend, BackendState, Link, Mode, OnDown, Rotation, SLOTS_PER_PAGE, SlotPage},
+    abi::{Backend, BackendState, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, SlotPage},
     flow::{TICK_SHIFT, Timeouts},
     net::{self, Be16, MacAddr},
     reason::{DropReason, PassReason},
@@ -133,7 +133,10 @@ fn fill(datapath: &mut KernelDatapath, chain: &Chain, mode: Mode) -> Result<()> 
             };
             datapath.set_backend(n.into(), backend)?;
         }
-        datapath.set_rotation(service.into(), Rotation::new(first.into(), backends.into()))?;
+        datapath.set_rotation(
+            service.into(),
+            Rotation::new(first.into(), backends.into(), Rule::ROUND_ROBIN),
+        )?;
         let id = ServiceId {
             vip: SocketAddr::new(traffic.vip(), PORT + service),
             protocol: traffic.protocol(),
@@ -189,7 +192,7 @@ pub(crate) fn backend(address: SocketAddr, protocol: Protocol, sources: u32, lin
         mode: Mode::FULL_NAT,
         protocol: number,
         family: if address.is_ipv4() { 4 } else { 6 },
-        pad: [0; 3],
+        ..Backend::default()
     }
 }
 
@@ -199,6 +202,7 @@ fn timeouts() -> Timeouts {
     Timeouts {
         syn: ticks(default.tcp_syn),
         established: ticks(default.tcp_established),
+        fin: ticks(default.tcp_established),
         closing: ticks(default.tcp_closing),
         udp: ticks(default.udp),
     }
