@@ -332,6 +332,17 @@ impl Lab {
         HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("FLOWS_V6")).unwrap())).unwrap()
     }
 
+    /// Empties the flow tables.
+    pub(crate) fn forget_flows(&self) {
+        let (mut v4, mut v6) = (self.table_v4(), self.table_v6());
+        for key in v4.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            v4.remove(&key).unwrap();
+        }
+        for key in v6.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            v6.remove(&key).unwrap();
+        }
+    }
+
     /// Where a map is pinned.
     pub(crate) fn pin(&self, map: &str) -> PathBuf {
         self.bpffs

@@ -23,6 +23,7 @@ mod ground;
 mod lab;
 mod lifetime;
 mod links;
+mod model;
 mod ports;
 mod random;
 mod reasons;

@@ -27,6 +27,8 @@ pub(super) const MEMORY: u32 = 1536;
 const LIMIT: Duration = Duration::from_mins(9);
 /// By how much the tests are to be more patient in a guest than on the machine itself (`LB_TEST_PATIENCE`).
 const PATIENCE: u32 = 8;
+/// How many random packets are compared with the model in a guest, where each takes a millisecond (`LB_TEST_PACKETS`).
+const RANDOM_PACKETS: u32 = 5_000;
 
 /// What tests call, besides the programs of every image.
 const PROGRAMS: [&str; 8] = [
@@ -101,7 +103,7 @@ impl Selection {
             (None, only) => format!("--exact {}", only.join(" ")),
         };
         format!(
-            "export LB_BIN=/bin/lb LB_TEST_PATIENCE={PATIENCE}
+            "export LB_BIN=/bin/lb LB_TEST_PATIENCE={PATIENCE} LB_TEST_PACKETS={RANDOM_PACKETS}
 cd /tests && exec ./{} --test-threads {} {names}\n",
             self.target, self.threads
         )
