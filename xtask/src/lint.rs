@@ -34,6 +34,9 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
     let mut format = shell::cargo()?;
     format.args(["fmt", "--all", "--check"]);
 
+    let mut fuzz_format = shell::cargo()?;
+    fuzz_format.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]);
+
     let mut host = shell::cargo()?;
     host.args([
         "clippy",
@@ -73,6 +76,7 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
 
     let mut checks = vec![
         ("format", format),
+        ("format, fuzz targets", fuzz_format),
         ("clippy, host", host),
         ("clippy, BPF target", packet_path),
         ("documentation", documentation),

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod setup;
@@ -36,6 +37,8 @@ enum Verb {
     Bench(bench::Args),
     /// Run the real lb in virtual machines with Debian's kernels; the last line is `N passed, N failed`.
     Vm(vm::Args),
+    /// Feed random input to everything that reads what others write.
+    Fuzz(fuzz::Args),
     /// Check format, lints and documentation.
     Lint,
     /// The demo's client, started inside the client's network namespace.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Verb::DemoLoad(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::VmGuest(args) => vm::trio::program::run(&args).map(|()| ExitCode::SUCCESS),

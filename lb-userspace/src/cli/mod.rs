@@ -187,6 +187,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
     })
 }
 
+/// Whether a command line, program name first, is one that [`parse`] understands. Nothing is printed.
+pub fn understands(args: impl IntoIterator<Item = OsString>) -> bool {
+    try_parse(args).is_ok()
+}
+
 fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
     if matches!(cli.command, Command::Run(_)) && (cli.global.socket.is_some() || cli.global.instance.is_some()) {
