@@ -116,7 +116,7 @@ pub struct Phase(pub u8);
 impl Phase {
     /// The client sent a SYN.
     pub const SYN_SEEN: Self = Self(0);
-    /// The client acknowledged the backend's SYN.
+    /// The handshake is complete.
     pub const ESTABLISHED: Self = Self(1);
     /// The client sent FIN; the backend may go on sending.
     pub const CLIENT_FIN: Self = Self(2);
@@ -124,23 +124,27 @@ impl Phase {
     pub const BACKEND_FIN: Self = Self(3);
     /// Both sent FIN, or one sent RST.
     pub const CLOSING: Self = Self(4);
-    /// A UDP flow, which has no phases.
+    /// A UDP flow of several datagrams.
     pub const UDP: Self = Self(5);
+    /// The backend answered the client's SYN.
+    pub const SYN_ANSWERED: Self = Self(6);
+    /// A UDP flow of one datagram so far.
+    pub const UDP_NEW: Self = Self(7);
 
-    /// The phase after a segment.
+    /// Whether the flow is not known to be real yet: one forged packet can have made it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::SYN_SEEN | Self::SYN_ANSWERED | Self::UDP_NEW)
+    }
+
+    /// The phase of an established flow after a segment.
     #[inline(always)]
     #[must_use]
     pub const fn after(self, direction: Direction, flags: TcpFlags) -> Self {
         const ENDS: u8 = TcpFlags::FIN | TcpFlags::RST;
         match self {
             Self::UDP | Self::CLOSING => self,
-            Self::SYN_SEEN if !flags.any(ENDS) => match direction {
-                Direction::TO_BACKEND if flags.any(TcpFlags::ACK) && !flags.any(TcpFlags::SYN) => Self::ESTABLISHED,
-                _ => self,
-            },
-            // A client that gets the acknowledgement of an older connection through the same ports (its server is in
-            // TIME-WAIT) answers with RST and repeats its SYN: the handshake goes on (RFC 9293, section 3.10.7.3).
-            Self::SYN_SEEN if flags.any(TcpFlags::RST) && matches!(direction, Direction::TO_BACKEND) => self,
             _ if !flags.any(ENDS) => self,
             _ if flags.any(TcpFlags::RST) => Self::CLOSING,
             _ => match (self, direction) {
@@ -156,13 +160,109 @@ impl Phase {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SYN_SEEN => "syn-seen",
+            Self::SYN_ANSWERED => "syn-answered",
             Self::ESTABLISHED => "established",
             Self::CLIENT_FIN => "client-fin",
             Self::BACKEND_FIN => "backend-fin",
             Self::CLOSING => "closing",
+            Self::UDP_NEW => "udp-new",
             Self::UDP => "udp",
             _ => "unknown",
         }
+    }
+
+    /// Every phase, in the order of a flow's life.
+    pub const ALL: [Self; 8] = [
+        Self::SYN_SEEN,
+        Self::SYN_ANSWERED,
+        Self::ESTABLISHED,
+        Self::CLIENT_FIN,
+        Self::BACKEND_FIN,
+        Self::CLOSING,
+        Self::UDP_NEW,
+        Self::UDP,
+    ];
+}
+
+/// Where the opening of a flow stands.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// The flow's phase.
+    pub phase: Phase,
+    /// In [`Phase::SYN_ANSWERED`], what the client acknowledges next: the number after the backend's SYN.
+    pub answer: u32,
+}
+
+/// What of a packet counts while its flow opens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// TCP flags; none of UDP.
+    pub flags: TcpFlags,
+    /// TCP's sequence number.
+    pub seq: u32,
+    /// TCP's acknowledgement number.
+    pub ack: u32,
+}
+
+/// A client's first acknowledgement is less than this beyond the backend's SYN: with TCP Fast Open a server sends data, an
+/// initial window of it, before it comes (RFC 7413).
+const EARLY_DATA: u32 = 1 << 16;
+
+impl Opening {
+    /// Where it stands after a packet. A handshake is complete when the client shows that it got the backend's SYN, by
+    /// acknowledging its number, which the sender of a forged SYN does not know. `sees_replies` is false where the backend
+    /// answers the client itself; there the client's acknowledgement alone counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(self, step: Step, sees_replies: bool) -> Self {
+        if matches!(self.phase, Phase::UDP_NEW) {
+            return self.to(Phase::UDP);
+        }
+        match step.direction {
+            Direction::TO_CLIENT => self.after_backend(step),
+            _ => self.after_client(step, sees_replies),
+        }
+    }
+
+    #[inline(always)]
+    const fn after_backend(self, step: Step) -> Self {
+        const SYN_ACK: u8 = TcpFlags::SYN | TcpFlags::ACK;
+        match (self.phase, step.flags.0 & (SYN_ACK | TcpFlags::RST)) {
+            (Phase::SYN_SEEN | Phase::SYN_ANSWERED, SYN_ACK) => Self {
+                phase: Phase::SYN_ANSWERED,
+                answer: step.seq.wrapping_add(1),
+            },
+            (_, flags) if flags & TcpFlags::RST != 0 => self.to(Phase::CLOSING),
+            _ => self,
+        }
+    }
+
+    #[inline(always)]
+    const fn after_client(self, step: Step, sees_replies: bool) -> Self {
+        let rst = step.flags.any(TcpFlags::RST);
+        let acknowledges = step.flags.0 & (TcpFlags::ACK | TcpFlags::SYN | TcpFlags::RST) == TcpFlags::ACK;
+        let complete = match self.phase {
+            Phase::SYN_ANSWERED => step.ack.wrapping_sub(self.answer) < EARLY_DATA,
+            Phase::SYN_SEEN => !sees_replies,
+            _ => false,
+        };
+        match self.phase {
+            _ if acknowledges && complete && step.flags.any(TcpFlags::FIN) => self.to(Phase::CLIENT_FIN),
+            _ if acknowledges && complete => self.to(Phase::ESTABLISHED),
+            // One that gets the acknowledgement of an older connection through the same ports (its server is in TIME-WAIT)
+            // answers with RST and repeats its SYN: the handshake goes on (RFC 9293, section 3.10.7.3).
+            Phase::SYN_ANSWERED if rst => self.to(Phase::CLOSING),
+            Phase::SYN_SEEN if rst && !sees_replies => self.to(Phase::CLOSING),
+            _ => self,
+        }
+    }
+
+    #[inline(always)]
+    const fn to(self, phase: Phase) -> Self {
+        Self { phase, ..self }
     }
 }
 
@@ -170,7 +270,7 @@ impl Phase {
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// [`Phase::SYN_SEEN`].
+    /// [`Phase::SYN_SEEN`] and [`Phase::SYN_ANSWERED`].
     pub syn: u32,
     /// [`Phase::ESTABLISHED`].
     pub established: u32,
@@ -179,7 +279,7 @@ pub struct Timeouts {
     pub fin: u32,
     /// [`Phase::CLOSING`].
     pub closing: u32,
-    /// [`Phase::UDP`].
+    /// [`Phase::UDP`] and [`Phase::UDP_NEW`].
     pub udp: u32,
 }
 
@@ -189,9 +289,9 @@ impl Timeouts {
     #[must_use]
     pub const fn of(&self, phase: Phase) -> u32 {
         match phase {
-            Phase::SYN_SEEN => self.syn,
+            Phase::SYN_SEEN | Phase::SYN_ANSWERED => self.syn,
             Phase::CLOSING => self.closing,
-            Phase::UDP => self.udp,
+            Phase::UDP | Phase::UDP_NEW => self.udp,
             Phase::CLIENT_FIN | Phase::BACKEND_FIN => self.fin,
             _ => self.established,
         }
@@ -224,9 +324,41 @@ mod tests {
     const CLIENT: Direction = Direction::TO_BACKEND;
     const BACKEND: Direction = Direction::TO_CLIENT;
 
+    /// Sequence numbers of the two sides' SYNs.
+    const OURS: u32 = 0x0102_0304;
+    const THEIRS: u32 = u32::MAX;
+
+    /// The phase after segments with the numbers of a sound handshake.
     fn walk(steps: &[(Direction, u8)]) -> Phase {
-        steps.iter().fold(Phase::SYN_SEEN, |phase, (direction, flags)| {
-            phase.after(*direction, TcpFlags(*flags))
+        let numbers = |direction| match direction {
+            CLIENT => (OURS.wrapping_add(1), THEIRS.wrapping_add(1)),
+            _ => (THEIRS, OURS.wrapping_add(1)),
+        };
+        let step = |direction, flags| {
+            let (seq, ack) = numbers(direction);
+            Step {
+                direction,
+                flags: TcpFlags(flags),
+                seq,
+                ack,
+            }
+        };
+        let steps = steps.iter().map(|(direction, flags)| step(*direction, *flags));
+        follow(NEW, steps, true).phase
+    }
+
+    const NEW: Opening = Opening {
+        phase: Phase::SYN_SEEN,
+        answer: 0,
+    };
+
+    fn follow(opening: Opening, steps: impl IntoIterator<Item = Step>, sees_replies: bool) -> Opening {
+        steps.into_iter().fold(opening, |at, step| {
+            if at.phase.is_half_open() {
+                at.after(step, sees_replies)
+            } else {
+                at.to(at.phase.after(step.direction, step.flags))
+            }
         })
     }
 
@@ -234,8 +366,18 @@ mod tests {
     fn a_connection_opens_and_closes() {
         use TcpFlags as F;
         let open = [(BACKEND, F::SYN | F::ACK), (CLIENT, F::ACK)];
-        assert_eq!(walk(&open[..1]), Phase::SYN_SEEN);
+        assert_eq!(walk(&open[..1]), Phase::SYN_ANSWERED);
+        assert_eq!(
+            walk(&[open[0], open[0], (CLIENT, F::SYN)]),
+            Phase::SYN_ANSWERED,
+            "repeated"
+        );
         assert_eq!(walk(&open), Phase::ESTABLISHED);
+        assert_eq!(
+            walk(&[open[0], (CLIENT, F::FIN | F::ACK)]),
+            Phase::CLIENT_FIN,
+            "at once"
+        );
         assert_eq!(walk(&[open[0], open[1], (CLIENT, F::FIN | F::ACK)]), Phase::CLIENT_FIN);
         assert_eq!(
             walk(&[open[0], open[1], (BACKEND, F::FIN | F::ACK)]),
@@ -252,6 +394,57 @@ mod tests {
             Phase::CLOSING
         );
         assert_eq!(walk(&[(BACKEND, F::RST | F::ACK)]), Phase::CLOSING);
+        assert_eq!(
+            walk(&[open[0], (CLIENT, F::RST)]),
+            Phase::CLOSING,
+            "it wants no connection"
+        );
+    }
+
+    #[test]
+    fn what_a_forger_can_send_completes_no_handshake() {
+        use TcpFlags as F;
+        assert_eq!(walk(&[(CLIENT, F::ACK), (CLIENT, F::ACK | F::PSH)]), Phase::SYN_SEEN);
+        assert_eq!(walk(&[(BACKEND, F::ACK), (CLIENT, F::ACK)]), Phase::SYN_SEEN);
+        let answered = NEW.after(
+            Step {
+                direction: BACKEND,
+                flags: TcpFlags(F::SYN | F::ACK),
+                seq: THEIRS,
+                ack: 0,
+            },
+            true,
+        );
+        let guess = |ack| {
+            let step = Step {
+                direction: CLIENT,
+                flags: TcpFlags(F::ACK),
+                seq: OURS,
+                ack,
+            };
+            answered.after(step, true).phase
+        };
+        assert_eq!(guess(THEIRS), Phase::SYN_ANSWERED);
+        assert_eq!(guess(THEIRS.wrapping_add(1)), Phase::ESTABLISHED);
+        assert_eq!(
+            guess(THEIRS.wrapping_add(14_600)),
+            Phase::ESTABLISHED,
+            "data before the handshake's end"
+        );
+        assert_eq!(guess(THEIRS.wrapping_add(1 << 20)), Phase::SYN_ANSWERED);
+    }
+
+    #[test]
+    fn without_replies_the_clients_acknowledgement_counts() {
+        let ack = |flags| Step {
+            direction: CLIENT,
+            flags: TcpFlags(flags),
+            seq: 0,
+            ack: 0,
+        };
+        assert_eq!(NEW.after(ack(TcpFlags::ACK), false).phase, Phase::ESTABLISHED);
+        assert_eq!(NEW.after(ack(TcpFlags::SYN), false).phase, Phase::SYN_SEEN);
+        assert_eq!(NEW.after(ack(TcpFlags::RST), false).phase, Phase::CLOSING);
     }
 
     #[test]
@@ -259,19 +452,23 @@ mod tests {
         use TcpFlags as F;
         let challenged = [(BACKEND, F::ACK), (CLIENT, F::RST), (CLIENT, F::SYN)];
         assert_eq!(walk(&challenged), Phase::SYN_SEEN);
-        assert_eq!(walk(&[(CLIENT, F::ACK), (CLIENT, F::RST)]), Phase::CLOSING);
     }
 
     #[test]
     fn a_retransmitted_fin_does_not_close_the_other_side() {
+        use TcpFlags as F;
+        let fin = (CLIENT, F::FIN | F::ACK);
         assert_eq!(
-            walk(&[
-                (CLIENT, TcpFlags::ACK),
-                (CLIENT, TcpFlags::FIN),
-                (CLIENT, TcpFlags::FIN)
-            ]),
+            walk(&[(BACKEND, F::SYN | F::ACK), (CLIENT, F::ACK), fin, fin]),
             Phase::CLIENT_FIN
         );
+    }
+
+    #[test]
+    fn phases_have_names() {
+        let names: std::collections::HashSet<_> = Phase::ALL.iter().map(|phase| phase.as_str()).collect();
+        assert_eq!(names.len(), Phase::ALL.len());
+        assert!(!names.contains("unknown"));
     }
 
     #[test]
@@ -287,18 +484,32 @@ mod tests {
     proptest! {
         /// Nothing leads back: phases only ever advance.
         #[test]
-        fn phases_advance(steps in proptest::collection::vec((0u8..2, any::<u8>()), 0..40)) {
-            let rank = |p: Phase| match p { Phase::SYN_SEEN => 0, Phase::ESTABLISHED => 1, Phase::CLOSING => 3, _ => 2 };
-            let mut phase = Phase::SYN_SEEN;
-            for (direction, flags) in steps {
-                let next = phase.after(Direction(direction), TcpFlags(flags));
-                prop_assert!(rank(next) >= rank(phase));
-                phase = next;
+        fn phases_advance(
+            steps in proptest::collection::vec((0u8..2, any::<u8>(), 0u32..3, 0u32..3), 0..40),
+            sees_replies: bool,
+        ) {
+            let rank = |p: Phase| match p {
+                Phase::SYN_SEEN => 0,
+                Phase::SYN_ANSWERED => 1,
+                Phase::ESTABLISHED => 2,
+                Phase::CLOSING => 4,
+                _ => 3,
+            };
+            let mut at = NEW;
+            for (direction, flags, seq, ack) in steps {
+                let step = Step { direction: Direction(direction), flags: TcpFlags(flags), seq, ack };
+                let next = follow(at, [step], sees_replies);
+                prop_assert!(rank(next.phase) >= rank(at.phase));
+                at = next;
             }
         }
 
+        /// A second datagram, either way, shows that there is a flow.
         #[test]
-        fn udp_has_no_phases(direction in 0u8..2, flags: u8) {
+        fn udp_has_two_phases(direction in 0u8..2, flags: u8, sees_replies: bool) {
+            let step = Step { direction: Direction(direction), flags: TcpFlags(flags), seq: 0, ack: 0 };
+            let new = Opening { phase: Phase::UDP_NEW, answer: 0 };
+            prop_assert_eq!(new.after(step, sees_replies).phase, Phase::UDP);
             prop_assert_eq!(Phase::UDP.after(Direction(direction), TcpFlags(flags)), Phase::UDP);
         }
 

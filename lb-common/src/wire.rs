@@ -113,6 +113,8 @@ pub struct Tcp {
 
 /// Where the checksum lies in the TCP header.
 pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the sequence number in a TCP header; the acknowledgement number follows.
+pub const TCP_SEQUENCE: usize = 4;
 
 /// UDP (RFC 768).
 #[repr(C)]

@@ -25,8 +25,10 @@ pub trait Family: Sized + 'static {
     fn parse(frame: Frame) -> Result<Ip<Self::Addr>, Exit>;
     /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
     fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>, link: &Link) -> Option<()>;
-    /// Its flow table.
+    /// Its table of established flows.
     fn flows() -> Flows<Self::Addr>;
+    /// Its table of half-open flows.
+    fn half_open_flows() -> Flows<Self::Addr>;
     /// This CPU's room for a new flow.
     fn new_flow() -> Option<&'static mut NewFlow<Self::Addr>>;
     /// Its services.
@@ -59,6 +61,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn half_open_flows() -> Flows<Addr4> {
+        maps::embryonic_v4()
+    }
+
+    #[inline(always)]
     fn new_flow() -> Option<&'static mut NewFlow<Addr4>> {
         maps::new_flow_v4()
     }
@@ -86,6 +93,11 @@ impl Family for V6 {
     #[inline(always)]
     fn flows() -> Flows<Addr6> {
         maps::flows_v6()
+    }
+
+    #[inline(always)]
+    fn half_open_flows() -> Flows<Addr6> {
+        maps::embryonic_v6()
     }
 
     #[inline(always)]

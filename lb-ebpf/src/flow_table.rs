@@ -1,11 +1,14 @@
-//! The flow table: finding, opening, refreshing and ending flows.
+//! The flow tables: finding, opening, refreshing and ending flows.
 //!
 //! A flow has two entries, one per direction, each under the key of the packets that arrive. They are refreshed
 //! together, at most every few seconds, so that most packets write nothing; a refresh also restores an entry whose twin
 //! was evicted, and ends a flow whose source port was given to another meanwhile.
+//!
+//! There are two tables: a flow opens in that of the half-open ones, and moves to that of the established ones when it
+//! proves real ([`crate::half_open`]). What forged packets make can so push out other half-open flows only.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown},
+    abi::{Backend, BackendState, Flow, Link, Mode, OnDown},
     flow::{Direction, Phase, Tick, refresh_due},
     net::{Address, Be16, TCP},
     reason::DropReason,
@@ -15,9 +18,9 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, Stage,
+    Exit,
     family::{Family, Key},
-    maps::{self, FlowRef, NewFlow, Refused},
+    maps::{self, FlowRef, Flows, NewFlow, Refused},
     packet::{Frame, Window},
     parse::Packet,
     stats,
@@ -28,57 +31,110 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 /// How many source ports are tried for a new flow before it is refused.
 const SOURCE_ATTEMPTS: u32 = 16;
 
-/// A packet that belongs to no flow, or to one that it may replace.
-const NO_FLOW: Exit = Exit::Divert(Stage::Open);
+/// One of the two tables.
+pub trait Table {
+    /// The other one.
+    type Other: Table;
+    /// That of a family.
+    fn of<F: Family>() -> Flows<F::Addr>;
+}
 
-/// The flow of a packet, brought up to date by it.
+/// The table of the flows that proved real.
+pub struct Established;
+
+/// The table of the flows that open.
+pub struct HalfOpen;
+
+impl Table for Established {
+    type Other = HalfOpen;
+
+    #[inline(always)]
+    fn of<F: Family>() -> Flows<F::Addr> {
+        F::flows()
+    }
+}
+
+impl Table for HalfOpen {
+    type Other = Established;
+
+    #[inline(always)]
+    fn of<F: Family>() -> Flows<F::Addr> {
+        F::half_open_flows()
+    }
+}
+
+/// A flow, and the backend that it belongs to.
+pub type Found<F> = (FlowRef<<F as Family>::Addr>, &'static Backend);
+
+/// The established flow of a packet, brought up to date by it.
 #[inline(always)]
-pub fn find<F: Family>(
-    frame: Frame,
-    packet: &Packet<F>,
-    now: Tick,
-) -> Result<(FlowRef<F::Addr>, &'static Backend), Exit> {
-    let flow = F::flows().get(&packet.key).ok_or(NO_FLOW)?;
+pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Option<Found<F>>, Exit> {
+    let Some((flow, backend)) = look_up::<F, Established>(packet, now)? else {
+        return Ok(None);
+    };
+    let phase = flow.phase.after(flow.direction, packet.flags);
+    let client = client_link(frame, flow)?;
+    if phase != flow.phase || client != flow.client || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
+        let before = flow.phase;
+        flow.phase = phase;
+        flow.expires = now.plus(backend.timeouts.of(phase));
+        flow.client = client;
+        if !refresh::<F, Established>(&packet.key, flow, before, now) {
+            return Ok(None);
+        }
+    }
+    Ok(Some((flow, backend)))
+}
+
+/// The flow of a packet, if it has one that goes on.
+#[inline(always)]
+pub fn look_up<F: Family, T: Table>(packet: &Packet<F>, now: Tick) -> Result<Option<Found<F>>, Exit> {
+    let Some(flow) = T::of::<F>().get(&packet.key) else {
+        return Ok(None);
+    };
     if flow.expires.passed(now) {
-        return Err(NO_FLOW);
+        return Ok(None);
     }
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let from_client = flow.direction == Direction::TO_BACKEND;
     let replaced = flow.phase == Phase::CLOSING && packet.flags.opens();
     let orphaned = backend.state != BackendState::UP && backend.on_down != OnDown::KEEP;
     if from_client && (replaced || orphaned) {
-        return Err(give_up::<F>(packet, flow, backend));
+        give_up::<F, T>(packet, flow, backend)?;
+        return Ok(None);
     }
-    let phase = flow.phase.after(flow.direction, packet.flags);
-    let client = if from_client { link_of(frame)? } else { flow.client };
-    if phase != flow.phase || client != flow.client || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
-        let expires = now.plus(backend.timeouts.of(phase));
-        if !refresh::<F>(&packet.key, flow, phase, expires, &client) {
-            return Err(NO_FLOW);
-        }
-    }
-    Ok((flow, backend))
+    Ok(Some((flow, backend)))
 }
 
 /// Ends a flow that a new one replaces, or whose backend is down. A SYN and a datagram may open the next one.
 #[inline(always)]
-fn give_up<F: Family>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Exit {
-    end::<F>(&packet.key, flow);
+fn give_up<F: Family, T: Table>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<(), Exit> {
+    end::<F, T>(&packet.key, flow);
     if packet.flags.opens() || (packet.key.protocol() != TCP && backend.on_down == OnDown::MOVE) {
-        return NO_FLOW;
+        return Ok(());
     }
-    Exit::Reject(DropReason::BackendDown)
+    Err(Exit::Reject(DropReason::BackendDown))
 }
 
 /// Removes both entries of a flow.
 #[inline(always)]
-fn end<F: Family>(key: &Key<F>, flow: FlowRef<F::Addr>) {
+fn end<F: Family, T: Table>(key: &Key<F>, flow: FlowRef<F::Addr>) {
     if flow.phase != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
     let twin = flow.rewrite.reply_key(key.protocol());
-    F::flows().remove(&twin);
-    F::flows().remove(key);
+    T::of::<F>().remove(&twin);
+    T::of::<F>().remove(key);
+}
+
+/// Where the client of a flow is: where its packet came from, and of a reply, what is known.
+#[inline(always)]
+pub fn client_link<A>(frame: Frame, flow: &Flow<A>) -> Result<Link, Exit> {
+    if flow.direction == Direction::TO_BACKEND {
+        link_of(frame)
+    } else {
+        Ok(flow.client)
+    }
 }
 
 /// The way back to where a frame came from.
@@ -88,56 +144,82 @@ fn link_of(frame: Frame) -> Result<Link, Exit> {
     Ok(Link::back(ethernet.words::<3, 0>(), frame.ifindex()))
 }
 
-/// Writes what a packet changed into both entries; false when the flow has lost its twin to another flow.
+/// Writes what a packet changed in one entry into the other; false when the flow has lost that to another flow, and ended.
 #[inline(never)]
-fn refresh<F: Family>(key: &Key<F>, flow: &mut Flow<F::Addr>, phase: Phase, expires: Tick, client: &Link) -> bool {
-    if phase == Phase::CLOSING && flow.phase != Phase::CLOSING {
+pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, before: Phase, now: Tick) -> bool {
+    if flow.phase == Phase::CLOSING && before != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
-    flow.phase = phase;
-    flow.expires = expires;
-    flow.client = *client;
     let twin_key = flow.rewrite.reply_key(key.protocol());
-    let Some(twin) = F::flows().get(&twin_key) else {
-        return restore_twin::<F>(key, flow, &twin_key);
-    };
-    if !twin.rewrite.leads_to(key) {
-        if phase != Phase::CLOSING {
-            stats::count_closed(flow.backend);
+    let whole = match T::of::<F>().get(&twin_key) {
+        Some(twin) if twin.rewrite.leads_to(key) => {
+            twin.answer = flow.answer;
+            twin.phase = flow.phase;
+            twin.expires = flow.expires;
+            twin.client = flow.client;
+            true
         }
-        F::flows().remove(key);
-        return false;
+        Some(_) => false,
+        None => restore_twin::<F, T>(key, flow, &twin_key, now),
+    };
+    if !whole {
+        lose::<F, T>(key, flow);
     }
-    twin.phase = phase;
-    twin.expires = expires;
-    twin.client = *client;
-    true
+    whole
+}
+
+/// Removes the entry of a flow that has lost its twin to another flow.
+#[inline(always)]
+pub fn lose<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>) {
+    if flow.phase != Phase::CLOSING {
+        stats::count_closed(flow.backend);
+    }
+    T::of::<F>().remove(key);
 }
 
 /// Makes the evicted twin of an entry anew; false when another flow took its place.
 #[inline(always)]
-fn restore_twin<F: Family>(key: &Key<F>, flow: &Flow<F::Addr>, twin_key: &Key<F>) -> bool {
+fn restore_twin<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, twin_key: &Key<F>, now: Tick) -> bool {
     let Some(new) = F::new_flow() else { return false };
-    new.reply = *flow;
-    new.reply.rewrite = flow.rewrite.reply(key);
-    new.reply.direction = flow.direction.opposite();
-    F::flows().insert(twin_key, &new.reply).is_ok()
+    make_twin::<F>(key, flow, &mut new.reply);
+    if T::of::<F>().insert(twin_key, &new.reply).is_err() {
+        return false;
+    }
+    keep_claim::<F, T>(key, twin_key, now)
+}
+
+/// The entry of the other direction.
+#[inline(always)]
+pub fn make_twin<F: Family>(key: &Key<F>, flow: &Flow<F::Addr>, twin: &mut Flow<F::Addr>) {
+    *twin = *flow;
+    twin.rewrite = flow.rewrite.reply(key);
+    twin.direction = flow.direction.opposite();
+}
+
+/// Whether an entry that was just made under a `claimed` key may stay: false, and it is taken back, when a flow other than
+/// that of `key` has the key in the other table. Whoever claims a key writes it into one table first and looks into the
+/// other one then; of two that do so at the same time, one at least sees the other.
+#[inline(always)]
+pub fn keep_claim<F: Family, T: Table>(key: &Key<F>, claimed: &Key<F>, now: Tick) -> bool {
+    let Some(other) = T::Other::of::<F>().get(claimed) else {
+        return true;
+    };
+    if other.rewrite.leads_to(key) || other.expires.passed(now) {
+        return true;
+    }
+    T::of::<F>().remove(claimed);
+    false
 }
 
 /// Makes the two entries of a new flow to the chosen backend.
 #[inline(always)]
-pub fn open<F: Family>(
-    frame: Frame,
-    packet: &Packet<F>,
-    index: u32,
-    now: Tick,
-) -> Result<(&'static Flow<F::Addr>, &'static Backend), Exit> {
+pub fn open<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) -> Result<Found<F>, Exit> {
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
     let phase = if packet.key.protocol() == TCP {
         Phase::SYN_SEEN
     } else {
-        Phase::UDP
+        Phase::UDP_NEW
     };
     let to = (F::Addr::from_any(backend.address), backend.port);
     // Field by field: a whole entry on the stack would not fit beside the rest.
@@ -148,10 +230,12 @@ pub fn open<F: Family>(
     new.flow.opened = now;
     new.flow.phase = phase;
     new.flow.direction = Direction::TO_BACKEND;
+    new.flow.answer = 0;
     claim::<F>(&packet.key, backend, now, new)?;
     settle::<F>(&packet.key, now, new)?;
     // A packet that came at the same time on another CPU may have opened the flow, to another backend.
-    Ok((&new.flow, maps::backend(new.flow.backend).ok_or(INTERNAL)?))
+    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
+    Ok((&mut new.flow, backend))
 }
 
 /// Makes the entry of the replies, which claims the source port; in `full-nat` mode it picks one.
@@ -196,32 +280,37 @@ fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -
         direction: Direction::TO_CLIENT,
         ..new.flow
     };
-    if insert::<F>(&new.reply_key, &new.reply)? {
-        return Ok(true);
+    if !insert::<F, HalfOpen>(&new.reply_key, &new.reply)? {
+        if let Some(other) = F::half_open_flows().get(&new.reply_key)
+            && !other.expires.passed(now)
+            && !other.rewrite.leads_to(key)
+        {
+            return Ok(false);
+        }
+        // Expired, or left over from this very flow. If another CPU claims it first, the next insert says so.
+        F::half_open_flows().remove(&new.reply_key);
+        if !insert::<F, HalfOpen>(&new.reply_key, &new.reply)? {
+            return Ok(false);
+        }
     }
-    if let Some(other) = F::flows().get(&new.reply_key)
-        && !other.expires.passed(now)
-        && !other.rewrite.leads_to(key)
-    {
+    if !keep_claim::<F, HalfOpen>(key, &new.reply_key, now) {
         return Ok(false);
     }
-    // Expired, or left over from this very flow. If another CPU claims it first, the next insert says so.
-    F::flows().remove(&new.reply_key);
-    insert::<F>(&new.reply_key, &new.reply)
+    Ok(true)
 }
 
 /// Makes the client's entry; where another CPU was faster, gives back the claim and takes over that CPU's flow.
 #[inline(always)]
 fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
-    if insert::<F>(key, &new.flow)? {
+    if insert::<F, HalfOpen>(key, &new.flow)? {
         stats::count_opened(new.flow.backend);
         return Ok(());
     }
-    if let Some(other) = F::flows().get(key) {
+    if let Some(other) = F::half_open_flows().get(key) {
         if !other.expires.passed(now) {
             // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
             if other.rewrite.reply_key(key.protocol()) != new.reply_key {
-                F::flows().remove(&new.reply_key);
+                F::half_open_flows().remove(&new.reply_key);
             }
             new.flow = *other;
             return Ok(());
@@ -230,16 +319,16 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
             stats::count_closed(other.backend);
         }
     }
-    F::flows().remove(key);
-    insert::<F>(key, &new.flow)?;
+    F::half_open_flows().remove(key);
+    insert::<F, HalfOpen>(key, &new.flow)?;
     stats::count_opened(new.flow.backend);
     Ok(())
 }
 
 /// Makes an entry; false when there is one.
 #[inline(always)]
-fn insert<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool, Exit> {
-    match F::flows().insert(key, flow) {
+pub fn insert<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>) -> Result<bool, Exit> {
+    match T::of::<F>().insert(key, flow) {
         Ok(()) => Ok(true),
         Err(Refused::Exists) => Ok(false),
         Err(Refused::Full) => Err(Exit::Reject(DropReason::FlowTableFull)),

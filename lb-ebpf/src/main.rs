@@ -11,6 +11,7 @@
 mod family;
 mod features;
 mod flow_table;
+mod half_open;
 mod kernel;
 mod log;
 mod maps;
@@ -34,7 +35,7 @@ use crate::packet::Frame;
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Stage {
-    /// For packets of no established flow.
+    /// For packets of no established flow: those of half-open ones, and those that may open one.
     Open,
 }
 

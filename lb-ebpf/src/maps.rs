@@ -28,6 +28,10 @@ static FLOWS_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>> = LruHashMap::with_max_
 #[map]
 static FLOWS_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
 #[map]
+static EMBRYONIC_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static EMBRYONIC_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
+#[map]
 static ROTATIONS: Array<Rotation> = Array::with_max_entries(1, 0);
 #[map]
 static CURSORS: Array<Cursor> = Array::with_max_entries(1, 0);
@@ -80,17 +84,27 @@ pub fn new_flow_v6() -> Option<&'static mut NewFlow<Addr6>> {
     NEW_FLOW_V6.get_ptr_mut(0).map(|new| unsafe { &mut *new })
 }
 
-/// The table of one family's flows.
+/// A table of one family's flows.
 pub struct Flows<A: 'static>(&'static LruHashMap<FlowKey<A>, Flow<A>>);
 
-/// Flows over IPv4.
+/// Established flows over IPv4.
 pub const fn flows_v4() -> Flows<Addr4> {
     Flows(&FLOWS_V4)
 }
 
-/// Flows over IPv6.
+/// Established flows over IPv6.
 pub const fn flows_v6() -> Flows<Addr6> {
     Flows(&FLOWS_V6)
+}
+
+/// Half-open flows over IPv4.
+pub const fn embryonic_v4() -> Flows<Addr4> {
+    Flows(&EMBRYONIC_V4)
+}
+
+/// Half-open flows over IPv6.
+pub const fn embryonic_v6() -> Flows<Addr6> {
+    Flows(&EMBRYONIC_V6)
 }
 
 /// An entry of a flow table. Other CPUs may change its phase, expiry and client link at any time.

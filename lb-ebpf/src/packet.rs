@@ -4,6 +4,8 @@
     reason = "packet memory is reached through raw pointers that the verifier checks"
 )]
 
+use core::mem::offset_of;
+
 use crate::word;
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use lb_common::{
@@ -50,7 +52,7 @@ impl Frame {
     #[inline(always)]
     pub fn ifindex(self) -> u32 {
         // SAFETY: the kernel hands a valid context.
-        unsafe { (*self.ctx).ingress_ifindex }
+        unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, ingress_ifindex) }>(self.ctx) }
     }
 
     /// Its bytes, Ethernet header included.

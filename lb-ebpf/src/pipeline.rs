@@ -2,15 +2,16 @@
 
 use lb_common::{
     abi::{Backend, Flow, Link},
-    flow::Direction,
+    flow::{Direction, Tick},
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
 };
 
 use crate::{
-    Exit, Sent,
+    Exit, Sent, Stage,
     family::{Family, V4, V6},
-    flow_table, kernel, log,
+    flow_table::{self, Found},
+    half_open, kernel, log,
     packet::Frame,
     parse::{self, Packet},
     rewrite, select, service, stats,
@@ -36,11 +37,12 @@ fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
 #[inline(always)]
 fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let packet = parse::packet::<F>(frame)?;
-    let (flow, backend) = flow_table::find::<F>(frame, &packet, kernel::now())?;
+    let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
+    let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
     deliver::<F>(frame, &packet, flow, backend)
 }
 
-/// A packet of no flow may open one, if it is a service's.
+/// A packet of no established flow belongs to a half-open one, or may open one, if it is a service's.
 #[inline(always)]
 pub fn open(frame: Frame) -> Result<Sent, Exit> {
     match parse::ethertype(frame)? {
@@ -52,23 +54,42 @@ pub fn open(frame: Frame) -> Result<Sent, Exit> {
 
 #[inline(never)]
 fn open_ipv4(frame: Frame) -> Result<Sent, Exit> {
-    new_flow::<V4>(frame)
+    opening::<V4>(frame)
 }
 
 #[inline(never)]
 fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
-    new_flow::<V6>(frame)
+    opening::<V6>(frame)
 }
 
 #[inline(always)]
-fn new_flow<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let packet = parse::packet::<F>(frame)?;
-    let service = service::find::<F>(&packet)?;
-    service::admit::<F>(&packet)?;
-    let backend = select::backend(service)?;
-    let (flow, backend) = flow_table::open::<F>(frame, &packet, backend, kernel::now())?;
-    log::opened::<F>(frame);
+    let now = kernel::now();
+    let (flow, backend) = match known::<F>(frame, &packet, now)? {
+        Some(found) => found,
+        None => new_flow::<F>(frame, &packet, now)?,
+    };
     deliver::<F>(frame, &packet, flow, backend)
+}
+
+/// The half-open flow of a packet; or the established one, if another CPU made it so since the entry looked.
+#[inline(always)]
+fn known<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Option<Found<F>>, Exit> {
+    match half_open::find::<F>(frame, packet, now)? {
+        None if !packet.flags.opens() => flow_table::find::<F>(frame, packet, now),
+        found => Ok(found),
+    }
+}
+
+#[inline(always)]
+fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
+    let service = service::find::<F>(packet)?;
+    service::admit::<F>(packet)?;
+    let backend = select::backend(service)?;
+    let found = flow_table::open::<F>(frame, packet, backend, now)?;
+    log::opened::<F>(frame);
+    Ok(found)
 }
 
 /// Rewrites the packet as its flow says and sends it on.

@@ -29,3 +29,18 @@ pub unsafe fn store_word(at: *mut u32, word: u32) {
         asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word), options(nostack, preserves_flags))
     };
 }
+
+/// Loads 32 bits at an offset of the context. The verifier wants the offset in the instruction, while LLVM may work out the
+/// address once for several loads.
+///
+/// # Safety
+/// `context` is what the kernel gave to the program, and the offset that of a readable field.
+#[inline(always)]
+pub unsafe fn load_field<T, const OFFSET: usize>(context: *const T) -> u32 {
+    let word: u64;
+    // SAFETY: by contract.
+    unsafe {
+        asm!("{word} = *(u32 *)({context} + {offset})", context = in(reg) context, offset = const OFFSET, word = lateout(reg) word, options(nostack, preserves_flags, pure, readonly))
+    };
+    word as u32
+}

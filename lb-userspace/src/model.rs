@@ -63,6 +63,10 @@ pub struct Limits {
     pub flows_ipv4: u32,
     /// IPv6 flows.
     pub flows_ipv6: u32,
+    /// IPv4 flows that are opening: what a flood of SYNs or datagrams can take.
+    pub half_open_ipv4: u32,
+    /// IPv6 flows that are opening.
+    pub half_open_ipv6: u32,
     /// Services.
     pub services: u32,
     /// Backends, counted once per service that they stand in.
@@ -74,6 +78,8 @@ impl Default for Limits {
         Self {
             flows_ipv4: 1 << 20,
             flows_ipv6: 1 << 18,
+            half_open_ipv4: 1 << 17,
+            half_open_ipv6: 1 << 15,
             services: 1024,
             backends: 4096,
         }

@@ -10,8 +10,8 @@ use lb_userspace::{
 };
 
 use crate::{
-    frames::{ACK, FIN, SYN},
-    lab::{Case, Lab, Setup},
+    frames::{ACK, FIN},
+    lab::{Case, Lab, Setup, Table},
 };
 
 #[test]
@@ -81,6 +81,9 @@ fn the_sweep_counts_flows_by_backend() {
     for port in 0..10 {
         let request = tcp.request(4000 + port);
         let flow = lab.forward(&tcp, &request);
+        if port < 4 {
+            lab.establish(&tcp, &request, flow);
+        }
         if port < 2 {
             lab.forward(&tcp, &request.clone().flags(FIN | ACK));
             lab.answer(&tcp, &request, flow, FIN | ACK);
@@ -92,7 +95,7 @@ fn the_sweep_counts_flows_by_backend() {
     let [a, b] = [tcp.servers[0].index, tcp.servers[1].index];
     let c = udp.servers[0].index;
     let sweep = lab.datapath.flow_tables().sweep().unwrap();
-    assert_eq!(sweep.flows, [10, 3]);
+    assert_eq!((sweep.flows, sweep.half_open), ([4, 0], [6, 3]));
     assert_eq!(sweep.present, [(a, 5), (b, 5), (c, 3)].into());
     assert_eq!(
         sweep.active,
@@ -103,9 +106,9 @@ fn the_sweep_counts_flows_by_backend() {
 }
 
 /// Sets when the entries of a client port's flow expire, in ticks from now.
-fn expire(lab: &Lab, client_port: u16, ticks: i32) {
+fn expire(lab: &Lab, table: Table, client_port: u16, ticks: i32) {
     let expires = Tick(lab.datapath.flow_tables().now().unwrap().0.wrapping_add_signed(ticks));
-    let mut table = lab.table_v4();
+    let mut table = lab.table_v4(table);
     let entries: Vec<_> = table.iter().map(Result::unwrap).collect();
     let port = Be16::new(client_port);
     for (key, mut flow) in entries {
@@ -118,6 +121,16 @@ fn expire(lab: &Lab, client_port: u16, ticks: i32) {
 
 #[test]
 fn the_sweep_removes_what_expired_some_seconds_ago() {
+    for table in [Table::HalfOpen, Table::Established] {
+        sweep_of(table);
+    }
+}
+
+fn sweep_of(table: Table) {
+    let counts = |flows: u64| match table {
+        Table::Established => ([flows, 0], [0, 0]),
+        Table::HalfOpen => ([0, 0], [flows, 0]),
+    };
     let mut lab = Lab::new();
     let service = lab.serve(
         Case::PLAIN,
@@ -129,24 +142,31 @@ fn the_sweep_removes_what_expired_some_seconds_ago() {
     let requests = [4000, 4001, 4002].map(|port| service.request(port));
     let flows = requests.clone().map(|request| lab.forward(&service, &request));
     let server = service.servers[0].index;
-    assert_eq!(lab.table_v4().keys().count(), 6);
+    if table == Table::Established {
+        for (request, flow) in requests.iter().zip(flows) {
+            lab.establish(&service, request, flow);
+        }
+    }
+    assert_eq!(lab.table_v4(table).keys().count(), 6);
     // The first is long gone; a packet may still be at work on the second.
-    expire(&lab, 4000, -10_000);
-    expire(&lab, 4001, -100);
+    expire(&lab, table, 4000, -10_000);
+    expire(&lab, table, 4001, -100);
     let sweep = lab.datapath.flow_tables().sweep().unwrap();
-    assert_eq!((sweep.expired, sweep.flows), (1, [1, 0]));
+    assert_eq!((sweep.expired, (sweep.flows, sweep.half_open)), (1, counts(1)));
     assert_eq!(
         (sweep.present.get(&server), sweep.active.get(&server)),
         (Some(&1), Some(&1))
     );
-    assert_eq!(lab.table_v4().keys().count(), 4, "both entries are gone");
+    assert_eq!(lab.table_v4(table).keys().count(), 4, "both entries are gone");
     let sweep = lab.datapath.flow_tables().sweep().unwrap();
-    assert_eq!((sweep.expired, sweep.flows), (0, [1, 0]), "counted once");
-    lab.answer(&service, &requests[2], flows[2], SYN | ACK);
+    let found = (sweep.expired, (sweep.flows, sweep.half_open));
+    assert_eq!(found, (0, counts(1)), "counted once");
+    lab.answer(&service, &requests[2], flows[2], ACK);
     for request in &requests[..2] {
         assert_ne!(lab.forward(&service, request), flows[0]);
     }
-    assert_eq!(lab.datapath.flow_tables().sweep().unwrap().flows, [3, 0]);
+    let sweep = lab.datapath.flow_tables().sweep().unwrap();
+    assert_eq!(sweep.flows[0] + sweep.half_open[0], 3);
 }
 
 #[test]

@@ -254,6 +254,14 @@ impl Packet {
         self
     }
 
+    /// With other TCP flags; a UDP packet as it is.
+    pub(crate) fn flags_if_tcp(self, flags: u8) -> Self {
+        match self.l4 {
+            L4::Tcp(_) => self.flags(flags),
+            L4::Udp(_) => self,
+        }
+    }
+
     /// With another payload.
     pub(crate) fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();

@@ -40,6 +40,8 @@ pub(crate) const FEATURES: Features = Features {
 pub(crate) const LIMITS: Limits = Limits {
     flows_ipv4: 1 << 13,
     flows_ipv6: 1 << 13,
+    half_open_ipv4: 1 << 13,
+    half_open_ipv6: 1 << 13,
     services: 64,
     backends: 128,
 };

@@ -13,7 +13,7 @@ use lb_common::{
 };
 use lb_userspace::{
     datapath::{BackendCounters, Datapath as _, FlowEntry, FlowTables as _, KernelDatapath},
-    model::{Protocol, XdpMode},
+    model::{Limits, Protocol, XdpMode},
 };
 
 pub(crate) use crate::{
@@ -23,7 +23,7 @@ pub(crate) use crate::{
     service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, timeouts},
 };
 use crate::{
-    frames::{L4, Packet},
+    frames::{ACK, L4, Packet, SYN},
     ground,
 };
 
@@ -38,13 +38,34 @@ pub(crate) struct Lab {
     sources: u32,
 }
 
+/// Which flows a table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    Established,
+    HalfOpen,
+}
+
+impl Table {
+    const fn map(self) -> &'static str {
+        match self {
+            Self::Established => "FLOWS",
+            Self::HalfOpen => "EMBRYONIC",
+        }
+    }
+}
+
 impl Lab {
     /// A packet path on three interfaces.
     pub(crate) fn new() -> Self {
+        Self::with(LIMITS)
+    }
+
+    /// With maps of other sizes.
+    pub(crate) fn with(limits: Limits) -> Self {
         ground::remove_leftovers();
         let interfaces = ground::namespace();
         let bpffs = ground::directory();
-        let mut datapath = open(&bpffs, LIMITS).expect("root, and a BPF file system at /sys/fs/bpf");
+        let mut datapath = open(&bpffs, limits).expect("root, and a BPF file system at /sys/fs/bpf");
         for name in interfaces.keys() {
             datapath.attach(name, XdpMode::Native).unwrap();
         }
@@ -212,6 +233,15 @@ impl Lab {
         assert_same(&out.frame, &service.answered(&reply, request));
     }
 
+    /// Completes the handshake of a flow, or answers its datagram: what makes it an established one.
+    #[track_caller]
+    pub(crate) fn establish(&mut self, service: &Service, request: &Packet, flow: (Server, SocketAddr)) {
+        self.answer(service, request, flow, SYN | ACK);
+        if service.case.protocol == Protocol::Tcp {
+            assert_eq!(self.forward(service, &request.clone().flags(ACK)), flow);
+        }
+    }
+
     /// Sends a TCP packet that must be answered with RST, and checks every byte of that.
     #[track_caller]
     pub(crate) fn refused(&mut self, packet: &Packet, reason: DropReason) {
@@ -322,14 +352,16 @@ impl Lab {
         phase
     }
 
-    /// The IPv4 flow table, as pinned.
-    pub(crate) fn table_v4(&self) -> HashMap<MapData, FlowKey<Addr4>, Flow<Addr4>> {
-        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("FLOWS_V4")).unwrap())).unwrap()
+    /// An IPv4 flow table, as pinned.
+    pub(crate) fn table_v4(&self, table: Table) -> HashMap<MapData, FlowKey<Addr4>, Flow<Addr4>> {
+        let pin = self.pin(&format!("{}_V4", table.map()));
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin).unwrap())).unwrap()
     }
 
-    /// The IPv6 flow table, as pinned.
-    pub(crate) fn table_v6(&self) -> HashMap<MapData, FlowKey<Addr6>, Flow<Addr6>> {
-        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("FLOWS_V6")).unwrap())).unwrap()
+    /// An IPv6 flow table, as pinned.
+    pub(crate) fn table_v6(&self, table: Table) -> HashMap<MapData, FlowKey<Addr6>, Flow<Addr6>> {
+        let pin = self.pin(&format!("{}_V6", table.map()));
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin).unwrap())).unwrap()
     }
 
     /// Empties the flow tables.

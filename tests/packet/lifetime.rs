@@ -43,6 +43,13 @@ impl Connection {
         Self { service, request, flow }
     }
 
+    /// With a complete handshake.
+    fn established(lab: &mut Lab, case: Case, timeouts: Timeouts) -> Self {
+        let tcp = Self::open(lab, case, timeouts);
+        lab.establish(&tcp.service, &tcp.request, tcp.flow);
+        tcp
+    }
+
     #[track_caller]
     fn client(&self, lab: &mut Lab, flags: u8) -> &'static str {
         assert_eq!(
@@ -65,7 +72,9 @@ fn a_connection_opens_and_closes() {
     for case in Case::tcp() {
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         assert_eq!(lab.phase(&tcp.request), "syn-seen");
-        assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-seen");
+        assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-answered");
+        assert_eq!(tcp.client(&mut lab, SYN), "syn-answered", "it did not get the answer");
+        assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-answered");
         assert_eq!(tcp.client(&mut lab, ACK), "established");
         assert_eq!(tcp.backend(&mut lab, ACK), "established");
         assert_eq!(tcp.client(&mut lab, FIN | ACK), "client-fin");
@@ -81,8 +90,7 @@ fn a_connection_opens_and_closes() {
 fn a_backend_may_finish_first() {
     let mut lab = Lab::new();
     for case in Case::tcp() {
-        let tcp = Connection::open(&mut lab, case, DISTINCT);
-        tcp.client(&mut lab, ACK);
+        let tcp = Connection::established(&mut lab, case, DISTINCT);
         assert_eq!(tcp.backend(&mut lab, FIN | ACK), "backend-fin");
         assert_eq!(tcp.client(&mut lab, ACK), "backend-fin");
         assert_eq!(tcp.client(&mut lab, FIN | ACK), "closing");
@@ -93,8 +101,8 @@ fn a_backend_may_finish_first() {
 fn a_reset_from_either_side_closes() {
     let mut lab = Lab::new();
     for case in Case::tcp() {
-        let tcp = Connection::open(&mut lab, case, DISTINCT);
-        assert_eq!(tcp.client(&mut lab, ACK), "established");
+        let tcp = Connection::established(&mut lab, case, DISTINCT);
+        assert_eq!(lab.phase(&tcp.request), "established");
         assert_eq!(tcp.client(&mut lab, RST), "closing");
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         assert_eq!(tcp.backend(&mut lab, RST | ACK), "closing", "connection refused");
@@ -112,6 +120,9 @@ fn a_clients_reset_during_the_handshake_does_not_end_the_flow() {
         assert_eq!(tcp.client(&mut lab, RST), "syn-seen");
         assert_eq!(tcp.client(&mut lab, SYN), "syn-seen");
         assert_eq!(lab.counters(tcp.flow.0).closed, 0);
+        assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-answered");
+        assert_eq!(tcp.client(&mut lab, RST), "closing", "it wants no connection");
+        assert_eq!(lab.counters(tcp.flow.0).closed, 1);
     }
 }
 
@@ -133,6 +144,8 @@ fn both_entries_get_the_timeout_of_their_phase() {
             tcp.backend(lab, ACK);
         };
         expect(&mut lab, DISTINCT.syn);
+        tcp.backend(&mut lab, SYN | ACK);
+        expect(&mut lab, DISTINCT.syn);
         tcp.client(&mut lab, ACK);
         expect(&mut lab, DISTINCT.established);
         tcp.client(&mut lab, FIN | ACK);
@@ -146,8 +159,7 @@ fn both_entries_get_the_timeout_of_their_phase() {
 fn a_fresh_syn_on_a_closing_flow_opens_a_new_one() {
     let mut lab = Lab::new();
     for case in Case::tcp() {
-        let tcp = Connection::open(&mut lab, case, DISTINCT);
-        tcp.client(&mut lab, ACK);
+        let tcp = Connection::established(&mut lab, case, DISTINCT);
         tcp.client(&mut lab, FIN | ACK);
         tcp.backend(&mut lab, FIN | ACK);
         let again = lab.forward(&tcp.service, &tcp.request);
@@ -182,8 +194,7 @@ fn a_fresh_syn_on_a_closing_flow_opens_a_new_one() {
 fn a_syn_on_a_half_closed_or_live_flow_does_not_replace_it() {
     let mut lab = Lab::new();
     for case in Case::tcp() {
-        let tcp = Connection::open(&mut lab, case, DISTINCT);
-        tcp.client(&mut lab, ACK);
+        let tcp = Connection::established(&mut lab, case, DISTINCT);
         assert_eq!(tcp.client(&mut lab, SYN), "established");
         tcp.backend(&mut lab, FIN | ACK);
         assert_eq!(tcp.client(&mut lab, SYN), "backend-fin");
@@ -213,7 +224,7 @@ fn an_expired_connection_is_reset_and_replaced_by_a_syn() {
         let again = lab.forward(&tcp.service, &tcp.request);
         assert_ne!(again, tcp.flow, "{case:?}");
         lab.answer(&tcp.service, &tcp.request, again, SYN | ACK);
-        assert_eq!(lab.phase(&tcp.request), "syn-seen");
+        assert_eq!(lab.phase(&tcp.request), "syn-answered");
     }
 }
 
@@ -233,7 +244,7 @@ fn an_expired_udp_flow_is_decided_anew() {
         );
         let request = service.request(4000);
         let flow = lab.forward(&service, &request);
-        assert_eq!(lab.phase(&request), "udp");
+        assert_eq!(lab.phase(&request), "udp-new");
         sleep(Duration::from_millis(150));
         let again = lab.forward(&service, &request);
         assert_ne!(again.0, flow.0, "{case:?}");

@@ -20,6 +20,7 @@ mod forward;
 mod frames;
 mod garbage;
 mod ground;
+mod half_open;
 mod lab;
 mod lifetime;
 mod links;

@@ -345,8 +345,8 @@ fn a_full_flow_table_refuses() {
     for case in Case::two_arms() {
         let service = lab.serve(case, &Setup::default());
         let (name, key, value) = match case.family {
-            Family::V4 => ("FLOWS_V4", "16", "64"),
-            Family::V6 => ("FLOWS_V6", "40", "88"),
+            Family::V4 => ("EMBRYONIC_V4", "16", "64"),
+            Family::V6 => ("EMBRYONIC_V6", "40", "88"),
         };
         let small = lab.bpffs.join(format!("{name}_{}", service.index));
         let status = Command::new("bpftool")
@@ -378,7 +378,9 @@ fn a_full_flow_table_refuses() {
         let ifindex = lab.ifindex(CLIENT_IF);
         assert_eq!(
             run(program, ifindex, &[], &service.request(1).bytes()).verdict,
-            Verdict::Redirect
+            Verdict::Redirect,
+            "{case:?}: {:?}",
+            lab.reasons()
         );
         let before = lab.dropped(DropReason::FlowTableFull);
         let out = run(program, ifindex, &[], &service.request(2).bytes());

@@ -19,6 +19,8 @@ pub(crate) const BACK_MAC: Mac = [2, 0, 0, 0, 0xb0, 1];
 
 /// First source port of `full-nat`.
 pub(crate) const FIRST_PORT: u16 = 20_000;
+/// Sequence number of a server's SYN, and of all that it sends.
+pub(crate) const ANSWER: u32 = 0xfeed_beef;
 /// Ticks that no test lives to see: about nine minutes.
 pub(crate) const LONG: u32 = 1 << 19;
 
@@ -54,7 +56,7 @@ impl Service {
             Protocol::Tcp => L4::Tcp(Tcp {
                 flags: SYN,
                 seq: 0x0102_0304,
-                ack: 0,
+                ack: ANSWER + 1,
                 window: 0xfaf0,
                 urgent: 0,
                 options: vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7],
@@ -106,7 +108,7 @@ impl Service {
         };
         if let L4::Tcp(tcp) = &mut reply.l4 {
             tcp.flags = flags;
-            (tcp.seq, tcp.ack) = (0xfeed_beef, 0x0102_0305);
+            (tcp.seq, tcp.ack) = (ANSWER, 0x0102_0305);
         }
         reply
     }
@@ -145,22 +147,21 @@ pub(crate) struct Setup {
     pub(crate) mtu: u32,
 }
 
+impl Setup {
+    /// [`Setup::default`], for constants.
+    pub(crate) const DEFAULT: Self = Self {
+        backends: 2,
+        sources: 2,
+        source_ports: 100,
+        on_down: OnDown::RESET,
+        timeouts: timeouts(LONG),
+        mtu: 1500,
+    };
+}
+
 impl Default for Setup {
     fn default() -> Self {
-        Self {
-            backends: 2,
-            sources: 2,
-            source_ports: 100,
-            on_down: OnDown::RESET,
-            timeouts: Timeouts {
-                syn: LONG,
-                established: LONG,
-                fin: LONG,
-                closing: LONG,
-                udp: LONG,
-            },
-            mtu: 1500,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -82,6 +82,12 @@ fn limits(mut section: Section<'_>) -> Limits {
         flows_ipv6: section
             .integer("flows-ipv6", &bounds::FLOWS)
             .unwrap_or(default.flows_ipv6),
+        half_open_ipv4: section
+            .integer("half-open-ipv4", &bounds::FLOWS)
+            .unwrap_or(default.half_open_ipv4),
+        half_open_ipv6: section
+            .integer("half-open-ipv6", &bounds::FLOWS)
+            .unwrap_or(default.half_open_ipv6),
         services: section
             .integer("services", &bounds::SERVICES)
             .unwrap_or(default.services),

@@ -26,6 +26,8 @@ impl Clock {
         const SMALL: Limits = Limits {
             flows_ipv4: 64,
             flows_ipv6: 64,
+            half_open_ipv4: 64,
+            half_open_ipv6: 64,
             services: 1,
             backends: 1,
         };

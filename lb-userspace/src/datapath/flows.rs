@@ -28,10 +28,11 @@ use super::{
 /// How long an entry stays after it expired, in ticks (about four seconds): a packet that finds it may still be at work.
 const GRACE: u32 = 4096;
 
-/// The flow tables of both families, opened by their pins.
+/// The flow tables of both families, opened by their pins. Walks begin with the half-open flows: one that is established
+/// meanwhile is seen twice rather than not at all.
 pub struct KernelFlowTables {
-    ipv4: Table<Addr4>,
-    ipv6: Table<Addr6>,
+    ipv4: [Table<Addr4>; 2],
+    ipv6: [Table<Addr6>; 2],
     clock: Clock,
 }
 
@@ -40,8 +41,14 @@ impl KernelFlowTables {
     pub(super) fn open(pins: &Pins) -> Result<Self, DatapathError> {
         let maps = pins.maps();
         Ok(Self {
-            ipv4: Table::open(&maps.join("FLOWS_V4"))?,
-            ipv6: Table::open(&maps.join("FLOWS_V6"))?,
+            ipv4: [
+                Table::open(&maps.join("EMBRYONIC_V4"))?,
+                Table::open(&maps.join("FLOWS_V4"))?,
+            ],
+            ipv6: [
+                Table::open(&maps.join("EMBRYONIC_V6"))?,
+                Table::open(&maps.join("FLOWS_V6"))?,
+            ],
             clock: Clock::load()?,
         })
     }
@@ -51,16 +58,25 @@ impl FlowTables for KernelFlowTables {
     fn sweep(&self) -> Result<Sweep, DatapathError> {
         let now = self.now()?;
         let mut result = Sweep::default();
-        let flows_ipv4 = sweep(&self.ipv4, now, &mut result)?;
-        let flows_ipv6 = sweep(&self.ipv6, now, &mut result)?;
-        result.flows = [flows_ipv4, flows_ipv6];
+        let [half_open_v4, flows_v4] = &self.ipv4;
+        let [half_open_v6, flows_v6] = &self.ipv6;
+        result.half_open = [
+            sweep(half_open_v4, now, &mut result)?,
+            sweep(half_open_v6, now, &mut result)?,
+        ];
+        result.flows = [sweep(flows_v4, now, &mut result)?, sweep(flows_v6, now, &mut result)?];
         Ok(result)
     }
 
     fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
         let now = self.now()?;
-        for_each(&self.ipv4, now, visit)?;
-        for_each(&self.ipv6, now, visit)
+        for table in &self.ipv4 {
+            for_each(table, now, visit)?;
+        }
+        for table in &self.ipv6 {
+            for_each(table, now, visit)?;
+        }
+        Ok(())
     }
 
     fn now(&self) -> Result<Tick, DatapathError> {
@@ -192,6 +208,7 @@ fn blank<A: UserAddress>() -> Flow<A> {
         opened: Tick(0),
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
-        pad: [0; 14],
+        pad: [0; 10],
+        answer: 0,
     }
 }

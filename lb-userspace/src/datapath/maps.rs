@@ -29,10 +29,12 @@ pub const SOURCE_PLACES: u32 = 4096;
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 14] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
+        half_open_ipv4,
+        half_open_ipv6,
         services,
         backends,
     } = *limits;
@@ -58,6 +60,18 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 14]
         (
             "FLOWS_V6",
             flows_ipv6.saturating_mul(2),
+            size_of::<FlowKey<Addr6>>(),
+            size_of::<Flow<Addr6>>(),
+        ),
+        (
+            "EMBRYONIC_V4",
+            half_open_ipv4.saturating_mul(2),
+            size_of::<FlowKey<Addr4>>(),
+            size_of::<Flow<Addr4>>(),
+        ),
+        (
+            "EMBRYONIC_V6",
+            half_open_ipv6.saturating_mul(2),
             size_of::<FlowKey<Addr6>>(),
             size_of::<Flow<Addr6>>(),
         ),

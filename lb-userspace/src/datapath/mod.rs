@@ -111,8 +111,10 @@ pub struct Sweep {
     pub active: BTreeMap<u32, u64>,
     /// All unexpired flows per backend index, closing ones counted: an index is free for reuse only when it has none.
     pub present: BTreeMap<u32, u64>,
-    /// Flows (entries of the client's direction) in the IPv4 and IPv6 table.
+    /// Established flows (entries of the client's direction) in the IPv4 and IPv6 table.
     pub flows: [u64; 2],
+    /// Half-open ones.
+    pub half_open: [u64; 2],
     /// Expired flows that were removed.
     pub expired: u64,
 }

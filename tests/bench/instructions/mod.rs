@@ -47,6 +47,8 @@ pub(crate) fn run(filter: &str) -> Result<ExitCode> {
 const fn limits() -> Limits {
     Limits {
         flows_ipv4: 1 << 16,
+        half_open_ipv4: 1 << 16,
+        half_open_ipv6: 1 << 16,
         flows_ipv6: 1 << 16,
         services: 16,
         backends: 64,

@@ -102,17 +102,20 @@ impl Scene {
         while self.flows > *table / 5 * 4 {
             *table *= 2;
         }
+        // All of them open at one time.
+        limits.half_open_ipv4 = limits.flows_ipv4;
+        limits.half_open_ipv6 = limits.flows_ipv6;
         limits
     }
 
     /// What a reader has to know about the size of the flow table.
     pub(super) fn remark(&self) -> Option<String> {
-        (self.limits() != Limits::default()).then(|| {
-            let Limits {
-                flows_ipv4, flows_ipv6, ..
-            } = self.limits();
-            format!("lb's flow tables raised to {flows_ipv4} (IPv4) and {flows_ipv6} (IPv6)")
-        })
+        let Limits {
+            flows_ipv4, flows_ipv6, ..
+        } = self.limits();
+        let default = Limits::default();
+        ((flows_ipv4, flows_ipv6) != (default.flows_ipv4, default.flows_ipv6))
+            .then(|| format!("lb's flow tables raised to {flows_ipv4} (IPv4) and {flows_ipv6} (IPv6)"))
     }
 }
 

@@ -86,6 +86,9 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     let limits = &config.limits;
     within("limits.flows-ipv4", &limits.flows_ipv4, &bounds::FLOWS, problems);
     within("limits.flows-ipv6", &limits.flows_ipv6, &bounds::FLOWS, problems);
+    let (ipv4, ipv6) = (&limits.half_open_ipv4, &limits.half_open_ipv6);
+    within("limits.half-open-ipv4", ipv4, &bounds::FLOWS, problems);
+    within("limits.half-open-ipv6", ipv6, &bounds::FLOWS, problems);
     within("limits.services", &limits.services, &bounds::SERVICES, problems);
     within("limits.backends", &limits.backends, &bounds::BACKENDS, problems);
 }
