@@ -7,6 +7,7 @@
 pub mod abi;
 pub mod checksum;
 pub mod flow;
+pub mod limit;
 pub mod net;
 pub mod reason;
 pub mod reset;

@@ -77,6 +77,8 @@ reasons! {
         InterfaceGone = "interface-gone",
         /// The packet path met a state that should not exist, such as a schedule that names no backend; please report.
         Internal = "internal",
+        /// More new flows than `limits.new-flows-per-core` allows; no answer, so that the client tries again a little later.
+        NewFlowLimit = "new-flow-limit",
     }
 }
 

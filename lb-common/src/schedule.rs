@@ -17,6 +17,21 @@ pub const fn round_robin(ticket: u64, len: u32) -> u32 {
     }
 }
 
+/// Which slot of a schedule of `len` slots a packet takes by its addresses and ports alone. Any will do that does not depend on
+/// the order of arrival; the VIP need not count, since a schedule is a service's.
+#[inline(always)]
+#[must_use]
+pub const fn by_hash(client: AnyAddr, client_port: Be16, port: Be16, len: u32) -> u32 {
+    // Fibonacci hashing, once for each word, so that neighbouring clients come to different slots.
+    const fn mix(hash: u32, word: u32) -> u32 {
+        (hash ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15)
+    }
+    let [a, b, c, d] = client;
+    let ports = (client_port.get() as u32) << 16 | port.get() as u32;
+    let hash = mix(mix(mix(mix(mix(ports, a), b), c), d), 0);
+    ((hash as u64 * len as u64) >> 32) as u32
+}
+
 /// How many source-port cursors there are.
 pub const SOURCE_CURSORS: u32 = 1 << 12;
 
@@ -98,6 +113,16 @@ mod tests {
     fn order(weights: &[u32], turns: usize) -> Vec<usize> {
         let mut credit = vec![0; weights.len()];
         SmoothWrr::new(weights, &mut credit).take(turns).collect()
+    }
+
+    #[test]
+    fn hashes_spread_over_the_slots() {
+        let mut slots = [0u32; 7];
+        for (host, port) in (0..100u32).flat_map(|host| (0..100).map(move |port| (host, port))) {
+            let client = [(0x0a00_0000 + host).to_be(), 0, 0, 0];
+            slots[by_hash(client, Be16::new(40_000 + port), Be16::new(80), 7) as usize] += 1;
+        }
+        assert!(slots.iter().all(|n| (1200..1700).contains(n)), "{slots:?}");
     }
 
     #[test]

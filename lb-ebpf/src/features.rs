@@ -19,6 +19,20 @@ pub fn redirect_back() -> bool {
 #[unsafe(no_mangle)]
 static JIFFY_SCALE: Global<u32> = Global::new(3906);
 
+/// What a tick brings to a CPU's budget of new flows, as [`lb_common::limit::credit`] gives it; 0: there is no limit.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static NEW_FLOW_CREDIT: Global<u32> = Global::new(0);
+
+/// What a tick brings to a CPU's budget of new flows; `None`: there is no limit.
+#[inline(always)]
+pub fn new_flow_credit() -> Option<u32> {
+    match NEW_FLOW_CREDIT.load() {
+        0 => None,
+        credit => Some(credit),
+    }
+}
+
 /// What jiffies are multiplied with.
 #[inline(always)]
 pub fn jiffy_scale() -> u32 {

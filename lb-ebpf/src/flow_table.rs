@@ -216,6 +216,23 @@ pub fn keep_claim<F: Family, T: Table>(key: &Key<F>, claimed: &Key<F>, now: Tick
 pub fn open<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) -> Result<Found<F>, Exit> {
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
+    describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
+    claim::<F>(&packet.key, backend, now, new)?;
+    settle::<F>(&packet.key, now, new)?;
+    // A packet that came at the same time on another CPU may have opened the flow, to another backend.
+    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
+    Ok((&mut new.flow, backend))
+}
+
+/// Fills in a new flow from the client's side, with the client's own source address.
+#[inline(always)]
+pub fn describe<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    (index, backend): (u32, &Backend),
+    now: Tick,
+    flow: &mut Flow<F::Addr>,
+) -> Result<(), Exit> {
     let phase = if packet.key.protocol() == TCP {
         Phase::SYN_SEEN
     } else {
@@ -223,19 +240,15 @@ pub fn open<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) 
     };
     let to = (F::Addr::from_any(backend.address), backend.port);
     // Field by field: a whole entry on the stack would not fit beside the rest.
-    new.flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
-    new.flow.client = link_of(frame)?;
-    new.flow.backend = index;
-    new.flow.expires = now.plus(backend.timeouts.of(phase));
-    new.flow.opened = now;
-    new.flow.phase = phase;
-    new.flow.direction = Direction::TO_BACKEND;
-    new.flow.answer = 0;
-    claim::<F>(&packet.key, backend, now, new)?;
-    settle::<F>(&packet.key, now, new)?;
-    // A packet that came at the same time on another CPU may have opened the flow, to another backend.
-    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
-    Ok((&mut new.flow, backend))
+    flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
+    flow.client = link_of(frame)?;
+    flow.backend = index;
+    flow.expires = now.plus(backend.timeouts.of(phase));
+    flow.opened = now;
+    flow.phase = phase;
+    flow.direction = Direction::TO_BACKEND;
+    flow.answer = 0;
+    Ok(())
 }
 
 /// Makes the entry of the replies, which claims the source port; in `full-nat` mode it picks one.

@@ -23,6 +23,7 @@ mod rewrite;
 mod select;
 mod service;
 mod stats;
+mod unstored;
 mod word;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};

@@ -11,6 +11,7 @@ use lb_common::{
         Backend, BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey,
         SlotPage,
     },
+    limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
     reason,
 };
@@ -58,6 +59,17 @@ static STAGES: ProgramArray = ProgramArray::with_max_entries(lb_common::abi::STA
 static NEW_FLOW_V4: PerCpuArray<NewFlow<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static NEW_FLOW_V6: PerCpuArray<NewFlow<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+
+// Not pinned either.
+#[map]
+static NEW_FLOW_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's budget of new flows.
+#[inline(always)]
+pub fn new_flow_budget() -> Option<&'static mut Bucket> {
+    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
+    NEW_FLOW_BUDGET.get_ptr_mut(0).map(|bucket| unsafe { &mut *bucket })
+}
 
 /// The two entries of a flow that is being opened.
 #[repr(C)]

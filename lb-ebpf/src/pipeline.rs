@@ -10,11 +10,12 @@ use lb_common::{
 use crate::{
     Exit, Sent, Stage,
     family::{Family, V4, V6},
+    features,
     flow_table::{self, Found},
     half_open, kernel, log,
     packet::Frame,
     parse::{self, Packet},
-    rewrite, select, service, stats,
+    rewrite, select, service, stats, unstored,
 };
 
 /// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
@@ -85,7 +86,17 @@ fn known<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Optio
 #[inline(always)]
 fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
     let service = service::find::<F>(packet)?;
-    service::admit::<F>(packet)?;
+    match service::admit::<F>(packet) {
+        Ok(()) if unstored::is_needed(now) => {
+            let refused = Exit::Drop(DropReason::NewFlowLimit);
+            return unstored::find::<F>(frame, packet, service, now, refused);
+        }
+        // It may be of a flow that was not stored.
+        Err(refused @ Exit::Reject(DropReason::NoFlow)) if features::new_flow_credit().is_some() => {
+            return unstored::find::<F>(frame, packet, service, now, refused);
+        }
+        admitted => admitted?,
+    }
     let backend = select::backend(service)?;
     let found = flow_table::open::<F>(frame, packet, backend, now)?;
     log::opened::<F>(frame);

@@ -56,7 +56,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// Sizes of the kernel maps, in entries. They are fixed when the packet path is first loaded.
+/// Sizes of the kernel maps, in entries, which are fixed when the packet path is first loaded; and what a core may open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// IPv4 flows; a flow takes two entries, one per direction.
@@ -71,6 +71,8 @@ pub struct Limits {
     pub services: u32,
     /// Backends, counted once per service that they stand in.
     pub backends: u32,
+    /// Flows that a core may open in a second; 0: any number.
+    pub new_flows_per_core: u32,
 }
 
 impl Default for Limits {
@@ -82,6 +84,7 @@ impl Default for Limits {
             half_open_ipv6: 1 << 15,
             services: 1024,
             backends: 4096,
+            new_flows_per_core: 0,
         }
     }
 }

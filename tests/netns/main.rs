@@ -9,6 +9,7 @@
 
 mod common;
 mod failover;
+mod flood;
 mod harness;
 mod lifecycle;
 mod load;

@@ -44,6 +44,7 @@ pub(crate) const LIMITS: Limits = Limits {
     half_open_ipv6: 1 << 13,
     services: 64,
     backends: 128,
+    new_flows_per_core: 0,
 };
 
 /// Opens the packet path of an instance in a directory.

@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, thread};
 
-use lb_common::reason::DropReason;
+use lb_common::{abi::Mode, reason::DropReason};
 use lb_userspace::{
     datapath::FlowTables as _,
     model::{Limits, Protocol},
+};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
 };
 
 use crate::{
@@ -217,5 +222,81 @@ fn stray_segments_are_refused_as_before() {
         let service = lab.serve(case, &Setup::default());
         lab.refused(&service.request(4000).flags(ACK), DropReason::NoFlow);
         assert_eq!(entries(&lab, case, Table::HalfOpen), 0);
+    }
+}
+
+/// Ties this thread to one CPU: the limit is per core.
+fn stay_on_one_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
+
+/// One flow a second, of which one may come at once.
+const ONE_A_SECOND: Limits = Limits {
+    new_flows_per_core: 1,
+    ..LIMITS
+};
+
+#[test]
+fn new_flows_beyond_the_limit_are_dropped() {
+    stay_on_one_cpu();
+    for case in Case::full_nat() {
+        let mut lab = Lab::with(ONE_A_SECOND);
+        let service = lab.serve(case, &Setup::default());
+        let request = service.request(4000);
+        let flow = lab.forward(&service, &request);
+        for port in 4001..4010 {
+            lab.ignored(&service.request(port), DropReason::NewFlowLimit);
+        }
+        assert_eq!(entries(&lab, case, Table::HalfOpen), 2, "{case:?}: nothing was stored");
+        lab.establish(&service, &request, flow);
+        assert_eq!(
+            lab.forward(&service, &request.clone().flags_if_tcp(ACK)),
+            flow,
+            "flows go on"
+        );
+        let stray = service.request(4001).flags_if_tcp(ACK);
+        let reason = if case.protocol == Protocol::Tcp {
+            DropReason::NoFlow
+        } else {
+            DropReason::NewFlowLimit
+        };
+        lab.turned_away(&stray, reason);
+    }
+}
+
+/// Where the backend answers the client itself, the packet alone tells the backend.
+#[test]
+fn new_flows_beyond_the_limit_go_by_their_hash_where_none_need_be_stored() {
+    stay_on_one_cpu();
+    for case in Case::full_nat() {
+        let case = Case {
+            mode: Mode::L2_DSR,
+            ..case
+        };
+        let mut lab = Lab::with(ONE_A_SECOND);
+        let setup = Setup {
+            backends: 8,
+            ..Setup::default()
+        };
+        let service = lab.serve(case, &setup);
+        lab.run(&service.request(3999));
+        let stored = entries(&lab, case, Table::HalfOpen);
+        let mut servers = BTreeSet::new();
+        for port in 4000..4100 {
+            let request = service.request(port);
+            let mut server_of = |packet: &Packet| {
+                let out = lab.run(packet);
+                assert_eq!(out.verdict, Verdict::Redirect, "{case:?}: {:?}", lab.reasons());
+                out.frame[..6].to_vec()
+            };
+            let server = server_of(&request);
+            assert_eq!(server_of(&request), server, "repeated");
+            assert_eq!(server_of(&request.flags_if_tcp(ACK)), server, "and what follows");
+            servers.insert(server);
+        }
+        assert_eq!(servers.len(), 8, "{case:?}");
+        assert_eq!(entries(&lab, case, Table::HalfOpen), stored, "nothing was stored");
     }
 }

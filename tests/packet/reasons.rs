@@ -283,8 +283,8 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Held by [`a_full_flow_table_refuses`].
-const ELSEWHERE: DropReason = DropReason::FlowTableFull;
+/// Held by [`a_full_flow_table_refuses`] and `half_open::new_flows_beyond_the_limit_are_dropped`.
+const ELSEWHERE: [DropReason; 2] = [DropReason::FlowTableFull, DropReason::NewFlowLimit];
 
 fn is_tcp(case: Case) -> bool {
     case.protocol == lb_userspace::model::Protocol::Tcp
@@ -330,7 +330,7 @@ fn every_reason_has_a_row() {
             Reason::Pass(reason) => reason.as_str(),
             Reason::Drop(reason) => reason.as_str(),
         })
-        .chain([ELSEWHERE.as_str()])
+        .chain(ELSEWHERE.iter().map(|reason| reason.as_str()))
         .collect();
     let passes = PassReason::ALL.iter().map(|reason| reason.as_str());
     let drops = DropReason::ALL.iter().map(|reason| reason.as_str());

@@ -23,6 +23,7 @@ pub struct Config {
     top: String,
     tail: String,
     services: Vec<Service>,
+    half_open: u32,
 }
 
 impl Config {
@@ -37,7 +38,15 @@ impl Config {
             top: String::new(),
             tail: String::new(),
             services: Vec::new(),
+            half_open: 65_536,
         }
+    }
+
+    /// Room for so many half-open flows of each family.
+    #[must_use]
+    pub const fn half_open(mut self, flows: u32) -> Self {
+        self.half_open = flows;
+        self
     }
 
     /// Adds a service.
@@ -82,6 +91,9 @@ impl Config {
         }
         // Small tables: several labs run at once.
         text.push_str("[limits]\nflows-ipv4 = 65536\nflows-ipv6 = 65536\n");
+        for family in ["ipv4", "ipv6"] {
+            writeln!(text, "half-open-{family} = {}", self.half_open).expect("writing to a string");
+        }
         for service in &self.services {
             service.write(&mut text);
         }

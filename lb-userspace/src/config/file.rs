@@ -94,6 +94,9 @@ fn limits(mut section: Section<'_>) -> Limits {
         backends: section
             .integer("backends", &bounds::BACKENDS)
             .unwrap_or(default.backends),
+        new_flows_per_core: section
+            .integer("new-flows-per-core", &bounds::NEW_FLOWS)
+            .unwrap_or(default.new_flows_per_core),
     };
     section.finish();
     limits

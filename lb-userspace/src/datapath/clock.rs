@@ -30,6 +30,7 @@ impl Clock {
             half_open_ipv6: 64,
             services: 1,
             backends: 1,
+            new_flows_per_core: 0,
         };
         let scale = jiffy_scale()?;
         let mut loader = EbpfLoader::new();

@@ -7,7 +7,7 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use caps::{CapSet, Capability};
-use lb_common::abi;
+use lb_common::{abi, limit};
 
 use super::{
     DatapathError, clock, maps,
@@ -58,12 +58,14 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let directory = pins.maps();
     let redirect_back = u8::from(features.redirect_back);
     let jiffy_scale = clock::jiffy_scale()?;
+    let new_flow_credit = limit::credit(limits.new_flows_per_core);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("AYA_LOG_LEVEL", &features.log_level, false)
         .override_global("REDIRECT_BACK", &redirect_back, true)
-        .override_global("JIFFY_SCALE", &jiffy_scale, true);
+        .override_global("JIFFY_SCALE", &jiffy_scale, true)
+        .override_global("NEW_FLOW_CREDIT", &new_flow_credit, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader
             .map_max_entries(name, entries)

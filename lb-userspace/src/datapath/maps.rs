@@ -37,6 +37,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16]
         half_open_ipv6,
         services,
         backends,
+        new_flows_per_core: _,
     } = *limits;
     [
         (

@@ -52,6 +52,7 @@ const fn limits() -> Limits {
         flows_ipv6: 1 << 16,
         services: 16,
         backends: 64,
+        new_flows_per_core: 0,
     }
 }
 

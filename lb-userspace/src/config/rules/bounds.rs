@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 /// Entries of a flow table.
 pub(in crate::config) const FLOWS: RangeInclusive<u32> = 1024..=1 << 24;
+/// New flows of a core in a second.
+pub(in crate::config) const NEW_FLOWS: RangeInclusive<u32> = 0..=lb_common::limit::MAX_RATE;
 /// Services.
 pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
 /// Backends of all services.

@@ -91,6 +91,8 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     within("limits.half-open-ipv6", ipv6, &bounds::FLOWS, problems);
     within("limits.services", &limits.services, &bounds::SERVICES, problems);
     within("limits.backends", &limits.backends, &bounds::BACKENDS, problems);
+    let new_flows = &limits.new_flows_per_core;
+    within("limits.new-flows-per-core", new_flows, &bounds::NEW_FLOWS, problems);
 }
 
 fn source_ports(full_nat: &FullNat, problems: &mut Vec<Problem>) {
