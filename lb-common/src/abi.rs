@@ -391,7 +391,8 @@ pub struct Backend {
     pub source_ports: u32,
     /// First of its source addresses in the source arena.
     pub first_source: u32,
-    /// How many source addresses there are.
+    /// How many source addresses there are. In modes `ipip` and `gue` only the first is in the arena: the outer source is
+    /// one of this many consecutive addresses, a power of two, by the flow's hash.
     pub sources: u32,
     /// Next hop and interface towards it.
     pub link: Link,
@@ -419,6 +420,18 @@ pub struct Backend {
     pub family: u8,
     /// Zero.
     pub pad: [u8; 3],
+}
+
+impl Backend {
+    /// How many places of the source arena are its own.
+    #[must_use]
+    pub const fn source_places(&self) -> u32 {
+        if self.mode.sees_replies() || self.sources == 0 {
+            self.sources
+        } else {
+            1
+        }
+    }
 }
 
 /// Whether a backend's flows go on. A number rather than an enum, because it is read from a map.

@@ -30,6 +30,8 @@ pub struct Config {
     pub limits: Limits,
     /// Source addresses and ports of `full-nat`.
     pub full_nat: FullNat,
+    /// What tunnelled packets come from and go to, in modes `ipip` and `gue`.
+    pub tunnel: Tunnel,
     /// Services, in the order of the file.
     pub services: Vec<Service>,
 }
@@ -103,6 +105,76 @@ impl Default for FullNat {
         Self {
             source_addresses: Vec::new(),
             source_ports: 2048..=32767,
+        }
+    }
+}
+
+/// The outer header of tunnelled packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Outer sources, one for each family. A family without one has the address that the kernel's route to a backend
+    /// prefers.
+    pub sources: Vec<TunnelSource>,
+    /// UDP port that packets go to, in mode `gue`.
+    pub port: u16,
+}
+
+impl Tunnel {
+    /// UDP port that IANA assigned to Generic UDP Encapsulation.
+    pub const PORT: u16 = 6080;
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            port: Self::PORT,
+        }
+    }
+}
+
+/// An outer source: one address, or a prefix whose addresses flows are spread over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TunnelSource {
+    /// The address, or the first of the prefix.
+    pub base: IpAddr,
+    /// Length of the prefix, in bits.
+    pub prefix: u8,
+}
+
+impl TunnelSource {
+    /// More bits of an address than these do not vary by flow: receivers have no use for more sources than that.
+    const SPREAD_BITS: u8 = 16;
+
+    /// One address.
+    #[must_use]
+    pub const fn address(base: IpAddr) -> Self {
+        Self {
+            base,
+            prefix: Self::bits(base),
+        }
+    }
+
+    /// How many consecutive addresses from the base on are used: a power of two, 65536 at most.
+    #[must_use]
+    pub fn spread(&self) -> u32 {
+        let host = Self::bits(self.base).saturating_sub(self.prefix);
+        1 << host.min(Self::SPREAD_BITS)
+    }
+
+    /// Bits of an address of the family.
+    #[must_use]
+    pub const fn bits(address: IpAddr) -> u8 {
+        if address.is_ipv4() { 32 } else { 128 }
+    }
+}
+
+impl fmt::Display for TunnelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.prefix == Self::bits(self.base) {
+            write!(f, "{}", self.base)
+        } else {
+            write!(f, "{}/{}", self.base, self.prefix)
         }
     }
 }
@@ -186,6 +258,37 @@ pub enum ForwardingMode {
     FullNat,
     /// The destination is rewritten; `lb` must be the backends' gateway. They see the client's address.
     Nat,
+    /// The MAC addresses are rewritten; backends on the same Ethernet have the VIP and answer clients themselves.
+    L2Dsr,
+    /// Packets are wrapped in IP; backends anywhere unwrap them, have the VIP and answer clients themselves.
+    Ipip,
+    /// As `Ipip`, wrapped in UDP.
+    Gue,
+}
+
+impl ForwardingMode {
+    /// Whether backends answer clients themselves: then they need the VIP, and `lb` changes no port.
+    #[must_use]
+    pub const fn direct_return(self) -> bool {
+        matches!(self, Self::L2Dsr | Self::Ipip | Self::Gue)
+    }
+
+    /// Whether packets are wrapped.
+    #[must_use]
+    pub const fn tunnels(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Bytes by which a packet to such a backend grows.
+    #[must_use]
+    pub const fn overhead(self, backend: IpAddr) -> u32 {
+        let outer = if backend.is_ipv4() { 20 } else { 40 };
+        match self {
+            Self::FullNat | Self::Nat | Self::L2Dsr => 0,
+            Self::Ipip => outer,
+            Self::Gue => outer + 8,
+        }
+    }
 }
 
 impl fmt::Display for ForwardingMode {
@@ -193,6 +296,9 @@ impl fmt::Display for ForwardingMode {
         f.pad(match self {
             Self::FullNat => "full-nat",
             Self::Nat => "nat",
+            Self::L2Dsr => "l2-dsr",
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
         })
     }
 }
@@ -254,6 +360,8 @@ pub struct Timeouts {
     pub tcp_syn: Duration,
     /// The connection is open, at least in one direction.
     pub tcp_established: Duration,
+    /// The client sent FIN, in modes where the backend's FIN is not seen; in the others, `tcp_established` goes on.
+    pub tcp_fin: Duration,
     /// Both sides sent FIN, or one sent RST.
     pub tcp_closing: Duration,
     /// A UDP flow.
@@ -266,6 +374,8 @@ impl Default for Timeouts {
             tcp_syn: Duration::from_secs(30),
             // Longer than the two hours after which Linux sends its first keep-alive.
             tcp_established: Duration::from_mins(130),
+            // As long as the Linux kernel's IPVS gives a connection of which it has seen one FIN.
+            tcp_fin: Duration::from_mins(2),
             tcp_closing: Duration::from_secs(10),
             udp: Duration::from_secs(60),
         }

@@ -81,6 +81,8 @@ pub struct TimeoutsReport {
     pub tcp_syn_ms: u64,
     /// The connection is open, at least in one direction.
     pub tcp_established_ms: u64,
+    /// The client sent FIN, in modes where the backend's FIN is not seen.
+    pub tcp_fin_ms: u64,
     /// Both sides sent FIN, or one sent RST.
     pub tcp_closing_ms: u64,
     /// A UDP flow.
@@ -93,6 +95,7 @@ impl From<Timeouts> for TimeoutsReport {
         Self {
             tcp_syn_ms: ms(timeouts.tcp_syn),
             tcp_established_ms: ms(timeouts.tcp_established),
+            tcp_fin_ms: ms(timeouts.tcp_fin),
             tcp_closing_ms: ms(timeouts.tcp_closing),
             udp_ms: ms(timeouts.udp),
         }
@@ -104,6 +107,7 @@ impl From<TimeoutsReport> for Timeouts {
         Self {
             tcp_syn: Duration::from_millis(report.tcp_syn_ms),
             tcp_established: Duration::from_millis(report.tcp_established_ms),
+            tcp_fin: Duration::from_millis(report.tcp_fin_ms),
             tcp_closing: Duration::from_millis(report.tcp_closing_ms),
             udp: Duration::from_millis(report.udp_ms),
         }

@@ -64,7 +64,7 @@ pub struct AddArgs {
     #[arg(long, value_enum, default_value = "tcp", hide_possible_values = true)]
     protocol: Protocol,
 
-    /// full-nat, or nat (lb is the backends' gateway)
+    /// full-nat, nat, l2-dsr, ipip or gue
     #[arg(long, value_enum, default_value = "full-nat", hide_possible_values = true)]
     mode: ForwardingMode,
 
@@ -98,7 +98,7 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "true|false", value_parser = clap::value_parser!(bool), hide_possible_values = true)]
     failback: Option<bool>,
 
-    /// Idle timeout: tcp-syn, tcp-established, tcp-closing or udp
+    /// Idle timeout: tcp-syn, -established, -fin, -closing or udp
     #[arg(long = "timeout", value_name = "NAME=DURATION", value_parser = values::timeout)]
     timeouts: Vec<TimeoutChange>,
 }

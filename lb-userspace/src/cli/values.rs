@@ -31,6 +31,9 @@ choices! { Protocol:
 choices! { ForwardingMode:
     "full-nat" => FullNat, "works everywhere; backends see lb's address";
     "nat" => Nat, "lb is the backends' gateway; they see the client's";
+    "l2-dsr" => L2Dsr, "backends on the link have the VIP and answer themselves";
+    "ipip" => Ipip, "wrapped in IP; backends have the VIP and answer themselves";
+    "gue" => Gue, "wrapped in UDP; backends have the VIP and answer themselves";
 }
 
 choices! { OnDown:
@@ -154,6 +157,7 @@ pub(super) struct TimeoutChange {
 enum TimeoutName {
     TcpSyn,
     TcpEstablished,
+    TcpFin,
     TcpClosing,
     Udp,
 }
@@ -164,6 +168,7 @@ impl TimeoutChange {
         match self.which {
             TimeoutName::TcpSyn => timeouts.tcp_syn = self.to,
             TimeoutName::TcpEstablished => timeouts.tcp_established = self.to,
+            TimeoutName::TcpFin => timeouts.tcp_fin = self.to,
             TimeoutName::TcpClosing => timeouts.tcp_closing = self.to,
             TimeoutName::Udp => timeouts.udp = self.to,
         }
@@ -172,11 +177,12 @@ impl TimeoutChange {
 
 /// `NAME=DURATION`.
 pub(super) fn timeout(text: &str) -> Result<TimeoutChange, String> {
-    let expected = "expected NAME=DURATION, NAME one of tcp-syn, tcp-established, tcp-closing, udp";
+    let expected = "expected NAME=DURATION, NAME one of tcp-syn, tcp-established, tcp-fin, tcp-closing, udp";
     let (name, value) = text.split_once('=').ok_or(expected)?;
     let which = match name {
         "tcp-syn" => TimeoutName::TcpSyn,
         "tcp-established" => TimeoutName::TcpEstablished,
+        "tcp-fin" => TimeoutName::TcpFin,
         "tcp-closing" => TimeoutName::TcpClosing,
         "udp" => TimeoutName::Udp,
         _ => return Err(expected.to_owned()),

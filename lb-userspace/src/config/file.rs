@@ -10,7 +10,7 @@ use super::{
     section::{Section, Sink},
     service, value,
 };
-use crate::model::{Config, FullNat, Interface, Limits, Timeouts, XdpMode};
+use crate::model::{Config, FullNat, Interface, Limits, Timeouts, Tunnel, TunnelSource, XdpMode};
 
 /// Stands in for an address that could not be read; rules about it are not reported.
 pub(super) const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
@@ -27,6 +27,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
     let interfaces = root.tables("interface").into_iter().map(interface).collect();
     let limits = limits(root.table("limits"));
     let full_nat = full_nat(root.table("full-nat"));
+    let tunnel = tunnel(root.table("tunnel"));
     let timeouts = timeouts(root.table("timeouts"), Timeouts::default());
     let services = root
         .tables("service")
@@ -42,6 +43,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
         interfaces,
         limits,
         full_nat,
+        tunnel,
         services,
     }
 }
@@ -123,12 +125,28 @@ fn full_nat(mut section: Section<'_>) -> FullNat {
     full_nat
 }
 
+/// `[tunnel]`.
+fn tunnel(mut section: Section<'_>) -> Tunnel {
+    let tunnel = Tunnel {
+        sources: section.list(
+            "sources",
+            "an IP address or a prefix, such as \"10.0.0.2\" or \"172.16.0.0/16\"",
+            TunnelSource::address(NO_ADDRESS),
+            value::tunnel_source,
+        ),
+        port: section.integer("port", &bounds::PORT).unwrap_or(Tunnel::PORT),
+    };
+    section.finish();
+    tunnel
+}
+
 /// `[timeouts]`, and what a service says over it.
 pub(super) fn timeouts(mut section: Section<'_>, default: Timeouts) -> Timeouts {
     let mut timeout = |key, default| flow_timeout(&mut section, key).unwrap_or(default);
     let timeouts = Timeouts {
         tcp_syn: timeout("tcp-syn", default.tcp_syn),
         tcp_established: timeout("tcp-established", default.tcp_established),
+        tcp_fin: timeout("tcp-fin", default.tcp_fin),
         tcp_closing: timeout("tcp-closing", default.tcp_closing),
         udp: timeout("udp", default.udp),
     };

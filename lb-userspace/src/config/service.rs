@@ -43,7 +43,13 @@ pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Serv
         mode: section
             .choice(
                 "mode",
-                &[("full-nat", ForwardingMode::FullNat), ("nat", ForwardingMode::Nat)],
+                &[
+                    ("full-nat", ForwardingMode::FullNat),
+                    ("nat", ForwardingMode::Nat),
+                    ("l2-dsr", ForwardingMode::L2Dsr),
+                    ("ipip", ForwardingMode::Ipip),
+                    ("gue", ForwardingMode::Gue),
+                ],
             )
             .unwrap_or_default(),
         scheduler: section

@@ -115,6 +115,32 @@ fn a_shorter_interval_shortens_the_fast_one() {
 }
 
 #[test]
+fn an_ipv4_vip_may_have_backends_behind_ipv6_tunnels() {
+    let backend = "[[service.backend]]\naddress = \"[2001:db8::11]:80\"\n";
+    for mode in ["ipip", "gue"] {
+        parse(
+            "lb.toml",
+            &format!("{INTERFACE}{SERVICE}mode = {mode:?}\n{BACKEND}{backend}"),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_tunnels_sources_are_spread_over_no_more_than_16_bits() {
+    let text = format!("{INTERFACE}[tunnel]\nsources = [\"172.16.0.0/20\", \"fd64::/64\"]\n");
+    let tunnel = parse("lb.toml", &text).unwrap().tunnel;
+    assert_eq!(tunnel.port, 6080);
+    let spread: Vec<_> = tunnel.sources.iter().map(|s| (s.to_string(), s.spread())).collect();
+    assert_eq!(
+        spread,
+        [("172.16.0.0/20".to_owned(), 4096), ("fd64::/64".to_owned(), 65536)]
+    );
+    let address = crate::model::TunnelSource::address("10.0.0.2".parse().unwrap());
+    assert_eq!((address.to_string(), address.spread()), ("10.0.0.2".to_owned(), 1));
+}
+
+#[test]
 fn backup_is_tier_1_and_an_empty_pool_is_allowed() {
     let text =
         format!("{INTERFACE}{SERVICE}{BACKEND}backup = true\n[[service]]\nname = \"empty\"\nvip = \"192.0.2.10:81\"\n");
@@ -303,6 +329,24 @@ fn mistakes_are_told() {
             format!("{}{BACKEND}", with_vip("[2001:db8::10]:80")),
         ),
         ("backend_loopback", with_address("127.0.0.1:80")),
+        (
+            "direct_return_to_another_port",
+            format!("{head}mode = \"l2-dsr\"\n[[service.backend]]\naddress = \"10.0.0.11:8080\"\n"),
+        ),
+        (
+            "l2_dsr_to_another_family",
+            format!("{head}mode = \"l2-dsr\"\n[[service.backend]]\naddress = \"[2001:db8::11]:80\"\n"),
+        ),
+        (
+            "ipv6_in_an_ipv4_tunnel",
+            format!("{}mode = \"ipip\"\n{BACKEND}", with_vip("[2001:db8::10]:80")),
+        ),
+        (
+            "tunnel_wrong",
+            format!(
+                "{INTERFACE}[tunnel]\nsources = [\"172.16.1.0/16\", \"172.17.0.1\", \"ff02::/64\", \"10.0.0.1/33\"]\nport = 0\n"
+            ),
+        ),
         ("backend_name", with_backend("name = \"10.0.0.99:80\"")),
         ("weight_out_of_range", with_backend("weight = 300")),
         ("weight_negative", with_backend("weight = -1")),

@@ -9,6 +9,8 @@ use std::{
 
 use humantime::DurationError;
 
+use crate::model::TunnelSource;
+
 /// A single value that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}; expected {expected}")]
@@ -115,6 +117,16 @@ fn without_port(text: &str, ip: IpAddr) -> ValueError {
         format!("{} has no port", quoted(text)),
         format!("ADDRESS:PORT such as \"{example}\""),
     )
+}
+
+/// An address, or a prefix such as `172.16.0.0/16`.
+pub(super) fn tunnel_source(text: &str) -> Option<TunnelSource> {
+    let Some((base, prefix)) = text.split_once('/') else {
+        return Some(TunnelSource::address(text.parse().ok()?));
+    };
+    let base = base.parse().ok()?;
+    let prefix = prefix.parse().ok().filter(|p| *p <= TunnelSource::bits(base))?;
+    Some(TunnelSource { base, prefix })
 }
 
 /// The value in quotation marks, with what a terminal cannot show escaped, and cut when it is long.

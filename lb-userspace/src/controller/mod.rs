@@ -214,6 +214,8 @@ struct Controller<D, N, H> {
     vips: BTreeMap<std::net::IpAddr, Vip>,
     /// Requests that wait for a VIP.
     waiting: Vec<(std::net::IpAddr, Call)>,
+    /// What is answered to a removal once its VIP has left.
+    leaving: Vec<(std::net::IpAddr, oneshot::Sender<Reply>, Reply)>,
     /// When gathered network events are acted on.
     network_due: Option<Instant>,
     /// Whether next hops are being looked up, and whether to do it again after that.
@@ -271,6 +273,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             attachments: BTreeMap::new(),
             vips: BTreeMap::new(),
             waiting: Vec::new(),
+            leaving: Vec::new(),
             network_due: None,
             resolving: false,
             resolve_again: false,

@@ -15,7 +15,7 @@ use lb_common::{
 use super::ports::{HopError, NextHop};
 use crate::{
     api::HealthState,
-    model::{AdminState, Backend, ForwardingMode, FullNat, HealthTarget, OnDown, Probe, Protocol, Service, Timeouts},
+    model::{AdminState, Backend, Config, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Service, Timeouts},
     plan::{Candidate, TierChoice, WantedBackend, WantedService, choose_tier},
 };
 
@@ -65,7 +65,7 @@ pub(crate) struct Outlook {
 struct Standing {
     candidate: Candidate,
     hop: Option<KnownHop>,
-    sources: Vec<IpAddr>,
+    sources: Sources,
     why_not: Option<String>,
     state: BackendState,
 }
@@ -80,11 +80,11 @@ pub(crate) fn health_of(service: &Service, backend: &Backend, world: &World) -> 
 }
 
 /// Works out what becomes of a service. `holding` is the tier that goes on serving without failback.
-pub(crate) fn outlook(service: &Service, world: &World, full_nat: &FullNat, holding: Option<u8>) -> Outlook {
+pub(crate) fn outlook(service: &Service, world: &World, config: &Config, holding: Option<u8>) -> Outlook {
     let standings: Vec<Standing> = service
         .backends
         .iter()
-        .map(|b| standing(service, b, world, full_nat))
+        .map(|b| standing(service, b, world, config))
         .collect();
     let candidates: Vec<Candidate> = standings.iter().map(|s| s.candidate).collect();
     let tier = choose_tier(&candidates, service.failback, holding);
@@ -97,7 +97,7 @@ pub(crate) fn outlook(service: &Service, world: &World, full_nat: &FullNat, hold
         wanted: WantedService {
             id: service.id,
             backends: backends
-                .filter_map(|(b, s)| wanted(service, b, s, tier, full_nat))
+                .filter_map(|(b, s)| wanted(service, b, s, tier, config))
                 .collect(),
         },
         tier,
@@ -115,20 +115,20 @@ fn waits(candidate: &Candidate, tier: TierChoice) -> Option<String> {
     }
 }
 
-fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &FullNat) -> Standing {
+fn standing(service: &Service, backend: &Backend, world: &World, config: &Config) -> Standing {
     let health = health_of(service, backend, world);
     let ip = backend.address.ip();
     let answer = world.hops.get(&ip);
     let known = world.known.get(&ip).copied();
     let (no_hop, waiting) = match answer {
-        Some(Ok(hop)) => (unattached(hop, world), false),
+        Some(Ok(hop)) => (unattached(hop, world).or_else(|| off_link(service, hop)), false),
         Some(Err(error)) if !error.resolving => (Some(error.message.clone()), false),
         _ if known.is_some() => (None, false),
         Some(Err(error)) => (Some(error.message.clone()), true),
         None => (Some("it is being looked up".to_owned()), true),
     };
-    let sources = sources(service, ip, known, full_nat);
-    let no_source = service.mode == ForwardingMode::FullNat && sources.is_empty();
+    let sources = sources(service, ip, known, config);
+    let no_source = sources.as_ref().is_some_and(|s| s.addresses.is_empty());
     let healthy = matches!(health, HealthState::Up | HealthState::Unchecked);
     let enabled = backend.admin == AdminState::Enabled;
     let why_not = match (backend.admin, health) {
@@ -140,7 +140,7 @@ fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &Full
     };
     let why_not = why_not
         .or_else(|| no_hop.as_ref().map(|why| format!("no next hop: {why}")))
-        .or_else(|| no_source.then(|| format!("no source address towards {ip}: set `source-addresses`")))
+        .or_else(|| no_source.then(|| no_source_towards(service, ip)))
         .or_else(|| (backend.weight == 0).then(|| "weight 0".to_owned()));
     let hopeless = health == HealthState::Down || (no_hop.is_some() && !waiting);
     Standing {
@@ -151,7 +151,7 @@ fn standing(service: &Service, backend: &Backend, world: &World, full_nat: &Full
             undecided: enabled && backend.weight > 0 && !hopeless && (health == HealthState::Unknown || waiting),
         },
         hop: known,
-        sources,
+        sources: sources.unwrap_or_default(),
         why_not,
         state: if healthy && backend.admin != AdminState::Disabled {
             BackendState::UP
@@ -171,18 +171,57 @@ fn unattached(hop: &NextHop, world: &World) -> Option<String> {
     })
 }
 
-/// The addresses that connections to a backend come from: those configured of its family, else the route's own.
-fn sources(service: &Service, to: IpAddr, hop: Option<KnownHop>, full_nat: &FullNat) -> Vec<IpAddr> {
-    if service.mode != ForwardingMode::FullNat {
-        return Vec::new();
+/// Mode `l2-dsr` changes nothing but MAC addresses, so a gateway would send the packet back to where the VIP is.
+fn off_link(service: &Service, hop: &NextHop) -> Option<String> {
+    let gateway = hop.gateway.filter(|_| service.mode == ForwardingMode::L2Dsr)?;
+    Some(format!(
+        "it is behind the gateway {gateway}, and mode l2-dsr needs it on the same Ethernet: use mode ipip or gue"
+    ))
+}
+
+/// What packets to a backend come from.
+#[derive(Default)]
+struct Sources {
+    addresses: Vec<IpAddr>,
+    /// How many consecutive addresses each stands for.
+    spread: u32,
+}
+
+/// The configured ones of the backend's family, else the route's own; nothing in modes that keep the client's.
+fn sources(service: &Service, to: IpAddr, hop: Option<KnownHop>, config: &Config) -> Option<Sources> {
+    let same_family = |a: &IpAddr| a.is_ipv4() == to.is_ipv4();
+    let of_route = || Sources {
+        addresses: hop.and_then(|h| h.source).into_iter().collect(),
+        spread: 1,
+    };
+    match service.mode {
+        ForwardingMode::Nat | ForwardingMode::L2Dsr => None,
+        ForwardingMode::FullNat => {
+            let configured = config.full_nat.source_addresses.iter().copied().filter(same_family);
+            let addresses: Vec<IpAddr> = configured.collect();
+            Some(if addresses.is_empty() {
+                of_route()
+            } else {
+                Sources { addresses, spread: 1 }
+            })
+        }
+        ForwardingMode::Ipip | ForwardingMode::Gue => {
+            let configured = config.tunnel.sources.iter().find(|s| same_family(&s.base));
+            Some(configured.map_or_else(of_route, |source| Sources {
+                addresses: vec![source.base],
+                spread: source.spread(),
+            }))
+        }
     }
-    let same_family = |a: &&IpAddr| a.is_ipv4() == to.is_ipv4();
-    let configured: Vec<IpAddr> = full_nat.source_addresses.iter().filter(same_family).copied().collect();
-    if configured.is_empty() {
-        hop.and_then(|h| h.source).into_iter().collect()
+}
+
+fn no_source_towards(service: &Service, ip: IpAddr) -> String {
+    let key = if service.mode.tunnels() {
+        "[tunnel] sources"
     } else {
-        configured
-    }
+        "[full-nat] source-addresses"
+    };
+    format!("no source address towards {ip}: set `{key}`")
 }
 
 /// A backend whose way was never known has no entry.
@@ -191,16 +230,20 @@ fn wanted(
     backend: &Backend,
     standing: Standing,
     tier: TierChoice,
-    full_nat: &FullNat,
+    config: &Config,
 ) -> Option<WantedBackend> {
     let hop = standing.hop?;
     let serves = standing.candidate.takes_flows() && tier.serving == Some(backend.tier);
-    let (first_port, last_port) = (*full_nat.source_ports.start(), *full_nat.source_ports.end());
+    let (first_port, last_port) = (
+        *config.full_nat.source_ports.start(),
+        *config.full_nat.source_ports.end(),
+    );
     let full_nat = service.mode == ForwardingMode::FullNat;
     Some(WantedBackend {
         address: backend.address,
         share: if serves { u32::from(backend.weight) } else { 0 },
-        sources: standing.sources,
+        sources: standing.sources.addresses,
+        spread: standing.sources.spread,
         entry: abi::Backend {
             first_source_port: if full_nat {
                 Be16::new(first_port)
@@ -214,7 +257,12 @@ fn wanted(
             },
             link: hop.link,
             mtu: hop.mtu,
-            timeouts: ticks(&service.timeouts),
+            timeouts: ticks(service),
+            tunnel_port: if service.mode == ForwardingMode::Gue {
+                Be16::new(config.tunnel.port)
+            } else {
+                Be16::default()
+            },
             state: standing.state,
             on_down: match service.on_down {
                 OnDown::Reset => abi::OnDown::RESET,
@@ -224,6 +272,9 @@ fn wanted(
             mode: match service.mode {
                 ForwardingMode::FullNat => abi::Mode::FULL_NAT,
                 ForwardingMode::Nat => abi::Mode::NAT,
+                ForwardingMode::L2Dsr => abi::Mode::L2_DSR,
+                ForwardingMode::Ipip => abi::Mode::IPIP,
+                ForwardingMode::Gue => abi::Mode::GUE,
             },
             protocol: match service.id.protocol {
                 Protocol::Tcp => TCP,
@@ -235,14 +286,20 @@ fn wanted(
 }
 
 /// Rounded up, so that no timeout is shorter than asked for.
-fn ticks(timeouts: &Timeouts) -> flow::Timeouts {
+fn ticks(service: &Service) -> flow::Timeouts {
+    let timeouts: &Timeouts = &service.timeouts;
+    let fin = if service.mode.direct_return() {
+        timeouts.tcp_fin
+    } else {
+        timeouts.tcp_established
+    };
     let ticks = |d: std::time::Duration| {
         u32::try_from(d.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(i32::MAX.cast_unsigned())
     };
     flow::Timeouts {
         syn: ticks(timeouts.tcp_syn),
         established: ticks(timeouts.tcp_established),
-        fin: ticks(timeouts.tcp_established),
+        fin: ticks(fin),
         closing: ticks(timeouts.tcp_closing),
         udp: ticks(timeouts.udp),
     }

@@ -78,7 +78,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             return Ok(Some(self.layout.draft_removal(id)));
         };
         let holding = self.holding.get(&id).copied();
-        let outlook = outlook(service, &self.world, &self.config.full_nat, holding);
+        let outlook = outlook(service, &self.world, &self.config, holding);
         let withheld = self.is_withheld(service);
         let draft = if withheld {
             None

@@ -44,8 +44,15 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                     return answer_with(reply, answer);
                 }
             }
+            Request::ServiceRemove { service } => {
+                let vip = self.desired.service(service).map(|s| s.id.vip.ip());
+                let answer = self.change(&request);
+                return match (vip, answer) {
+                    (Ok(vip), Ok(done)) => self.answer_without(vip, reply, done),
+                    (_, answer) => answer_with(reply, answer),
+                };
+            }
             Request::ServiceSet { .. }
-            | Request::ServiceRemove { .. }
             | Request::BackendAdd { .. }
             | Request::BackendSet { .. }
             | Request::BackendRemove { .. }
@@ -136,7 +143,7 @@ pub(super) fn shutdown_reply(result: &Result<(), ControllerError>) -> Reply {
     }
 }
 
-fn answer_with(reply: tokio::sync::oneshot::Sender<Reply>, answer: Result<Reply, ApiError>) {
+pub(super) fn answer_with(reply: tokio::sync::oneshot::Sender<Reply>, answer: Result<Reply, ApiError>) {
     // The client may be gone; what it asked for is done all the same.
     drop(reply.send(answer.unwrap_or_else(|error| Reply::Error { error })));
 }

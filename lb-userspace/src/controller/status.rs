@@ -90,7 +90,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             admin: backend.admin,
             in_rotation: why_not.is_none(),
             why_not,
-            next_hop: self.next_hop_words(backend),
+            next_hop: self.next_hop_words(service, backend),
             counters,
             health,
         }
@@ -126,11 +126,16 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         })
     }
 
-    fn next_hop_words(&self, backend: &Backend) -> Option<String> {
+    fn next_hop_words(&self, service: &Service, backend: &Backend) -> Option<String> {
         let hop: &NextHop = self.world.hops.get(&backend.address.ip())?.as_ref().ok()?;
         let address = hop.gateway.unwrap_or(backend.address.ip());
         let mac = lb_common::net::MacAddr::new(hop.remote_mac);
-        Some(format!("{address} ({mac}) dev {}", hop.interface))
+        let mut words = format!("{address} ({mac}) dev {}", hop.interface);
+        if service.mode.tunnels() {
+            let fits = hop.mtu.saturating_sub(service.mode.overhead(backend.address.ip()));
+            words.push_str(&format!(", packets of up to {fits} bytes"));
+        }
+        Some(words)
     }
 
     fn interface_reports(&self) -> Vec<InterfaceReport> {

@@ -4,6 +4,7 @@
 mod adoption;
 mod failover;
 mod lab;
+mod modes;
 mod network;
 mod requests;
 

@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     Call, Controller,
     events::Internal,
     ports::{Health, Network, PlacedVip},
+    requests::answer_with,
 };
 use crate::{
     api::{ErrorKind, Reply, Request},
@@ -183,10 +187,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     }
 
     pub(super) fn on_vip_removed(&mut self, vip: IpAddr, result: Result<(), String>) {
-        if let Err(error) = result {
+        if let Err(error) = &result {
             tracing::error!("VIP {vip} was not removed: {error}");
         }
-        self.vips.remove(&vip);
+        self.left(vip, &result);
         // It may be wanted again by now.
         self.ensure_vips();
         self.save();
@@ -227,6 +231,26 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         self.waiting = others;
         let mine: Vec<(IpAddr, Call)> = mine;
         mine.into_iter().map(|(_, call)| call).collect()
+    }
+
+    /// Answers a removal: at once, unless its VIP is on an interface still and nobody else wants it.
+    pub(super) fn answer_without(&mut self, vip: IpAddr, reply: oneshot::Sender<Reply>, done: Reply) {
+        if self.vips.contains_key(&vip) && !self.wanted_vips().contains_key(&vip) {
+            self.leaving.push((vip, reply, done));
+        } else {
+            answer_with(reply, Ok(done));
+        }
+    }
+
+    /// A VIP has left its interface, or would not: the removals that waited for it are answered.
+    fn left(&mut self, vip: IpAddr, result: &Result<(), String>) {
+        self.vips.remove(&vip);
+        for (_, reply, mut done) in self.leaving.extract_if(.., |(v, ..)| *v == vip) {
+            if let (Reply::Done { message }, Err(error)) = (&mut done, result) {
+                message.push_str(&format!("\nwarning: VIP {vip} was not removed: {error}"));
+            }
+            answer_with(reply, Ok(done));
+        }
     }
 
     /// A VIP that vanished is put back.
@@ -277,7 +301,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                     let state = result.map_or_else(VipState::Failed, VipState::Placed);
                     self.vips.insert(vip, Vip { state, told: None });
                 }
-                Internal::VipRemoved(vip, _) => drop(self.vips.remove(&vip)),
+                Internal::VipRemoved(vip, result) => self.left(vip, &result),
                 Internal::Resolved(_) | Internal::Swept(..) => {}
             }
         }

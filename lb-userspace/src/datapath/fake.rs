@@ -87,7 +87,7 @@ impl State {
     fn before(&self, action: &Action) {
         match action {
             Action::SetSource { place, .. } => {
-                let used = |b: &Backend| (b.first_source..b.first_source + b.sources).contains(place);
+                let used = |b: &Backend| (b.first_source..b.first_source + b.source_places()).contains(place);
                 let users: Vec<_> = self
                     .maps
                     .backends
@@ -135,7 +135,7 @@ impl State {
             }
         }
         for (index, backend) in &maps.backends {
-            for place in backend.first_source..backend.first_source + backend.sources {
+            for place in backend.first_source..backend.first_source + backend.source_places() {
                 assert!(
                     maps.sources.contains_key(&place),
                     "backend {index}: source {place} is missing"
@@ -157,7 +157,7 @@ impl State {
         let used = |p: &u32| {
             backends
                 .iter()
-                .any(|b| (b.first_source..b.first_source + b.sources).contains(p))
+                .any(|b| (b.first_source..b.first_source + b.source_places()).contains(p))
         };
         contents.sources.retain(|p, _| used(p));
         contents

@@ -159,7 +159,7 @@ impl Datapath for KernelDatapath {
             if backend.family == 0 {
                 continue;
             }
-            for place in backend.first_source..backend.first_source + backend.sources {
+            for place in backend.first_source..backend.first_source + backend.source_places() {
                 let address = get(self.maps.sources.get(&place, 0), "SOURCES")?;
                 let address = if backend.family == 4 {
                     std::net::Ipv4Addr::from(Addr4::from_any(address)).into()

@@ -74,6 +74,8 @@ pub struct WantedBackend {
     pub share: u32,
     /// Source addresses that it uses.
     pub sources: Vec<IpAddr>,
+    /// How many consecutive addresses each of these stands for: more than one only in tunnels.
+    pub spread: u32,
     /// The entry; address, port, family, service and source addresses are filled in here.
     pub entry: Backend,
 }
@@ -312,7 +314,7 @@ impl Layout {
     }
 
     fn cut_sources(&self, backend: &Backend, cut: &mut Contents) {
-        let places = backend.first_source..backend.first_source.saturating_add(backend.sources);
+        let places = backend.first_source..backend.first_source.saturating_add(backend.source_places());
         cut.sources
             .extend(self.contents.sources.range(places).map(|(p, a)| (*p, *a)));
     }
@@ -366,7 +368,7 @@ impl Layout {
             port: lb_common::net::Be16::new(wanted.address.port()),
             family: if wanted.address.is_ipv4() { 4 } else { 6 },
             first_source: range.first,
-            sources: range.len,
+            sources: range.len.saturating_mul(wanted.spread),
             service,
             ..wanted.entry
         };
@@ -493,7 +495,7 @@ pub fn address_of(backend: &Backend) -> Option<SocketAddr> {
 pub fn sources_of(contents: &Contents, backend: &Backend) -> Vec<IpAddr> {
     let range = Range {
         first: backend.first_source,
-        len: backend.sources,
+        len: backend.source_places(),
     };
     sources::addresses(contents, range).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The source arena: runs of addresses that backends of mode `full-nat` share. Pure.
+//! The source arena: runs of addresses that backends share. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,7 +60,7 @@ impl SourceArena {
 fn referenced(contents: &Contents) -> BTreeSet<Range> {
     let range = |b: &lb_common::abi::Backend| Range {
         first: b.first_source,
-        len: b.sources,
+        len: b.source_places(),
     };
     contents.backends.values().map(range).filter(|r| r.len > 0).collect()
 }

@@ -1,6 +1,9 @@
 //! Rules about the instance, its interfaces, limits and source addresses.
 
-use std::{net::IpAddr, path::Path};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use super::{
     super::{error::Problem, value::quoted},
@@ -8,7 +11,7 @@ use super::{
     pool::unusable_address,
     within,
 };
-use crate::model::{Config, ForwardingMode, FullNat, Service};
+use crate::model::{Config, ForwardingMode, FullNat, Service, TunnelSource};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     instance(&config.instance, problems);
@@ -24,6 +27,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     limits(config, problems);
     source_ports(&config.full_nat, problems);
     source_addresses(config, problems);
+    tunnel(config, problems);
 }
 
 fn instance(name: &str, problems: &mut Vec<Problem>) {
@@ -145,6 +149,44 @@ fn source_addresses(config: &Config, problems: &mut Vec<Problem>) {
                 .related(format!("service[{index}].vip"), "the VIP"),
         );
     }
+}
+
+/// Outer sources of tunnels: one for each family, and never a VIP.
+fn tunnel(config: &Config, problems: &mut Vec<Problem>) {
+    let tunnel = &config.tunnel;
+    within("tunnel.port", &tunnel.port, &bounds::PORT, problems);
+    for (index, source) in tunnel.sources.iter().enumerate() {
+        let key = format!("tunnel.sources[{index}]");
+        let problem = |message: String, expected: String| Problem::new(&key, message).value(source).expected(expected);
+        if let Some((message, expected)) = unusable_address(source.base) {
+            problems.push(problem(message, expected.to_owned()));
+        } else if let Some(base) = first_of(source).filter(|base| *base != source.base) {
+            let message = format!("{source} has bits set behind its prefix");
+            problems.push(problem(message, format!("{base}/{}", source.prefix)));
+        }
+        let same_family = |other: &TunnelSource| other.base.is_ipv4() == source.base.is_ipv4();
+        let first = tunnel.sources.iter().position(same_family).unwrap_or(index);
+        if first != index {
+            let problem = problem(
+                format!("{source} is a second source of its family"),
+                "one for IPv4 and one for IPv6".to_owned(),
+            );
+            problems.push(
+                problem
+                    .related(format!("tunnel.sources[{first}]"), "the first one")
+                    .conflict(),
+            );
+        }
+    }
+}
+
+/// The first address of a prefix.
+fn first_of(source: &TunnelSource) -> Option<IpAddr> {
+    let host_bits = u32::from(TunnelSource::bits(source.base).checked_sub(source.prefix)?);
+    Some(match source.base {
+        IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() & u32::MAX.checked_shl(host_bits).unwrap_or(0)).into(),
+        IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() & u128::MAX.checked_shl(host_bits).unwrap_or(0)).into(),
+    })
 }
 
 /// A list that has addresses, but none of the family of a service; told once, for the first such service.

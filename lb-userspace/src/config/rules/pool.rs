@@ -122,6 +122,7 @@ fn timeouts(path: &str, service: &Service, problems: &mut Vec<Problem>) {
     let all = [
         ("tcp-syn", timeouts.tcp_syn),
         ("tcp-established", timeouts.tcp_established),
+        ("tcp-fin", timeouts.tcp_fin),
         ("tcp-closing", timeouts.tcp_closing),
         ("udp", timeouts.udp),
     ];
@@ -239,7 +240,16 @@ fn backend_alone(path: &str, service_path: &str, backend: &Backend, service: &Se
     let key = format!("{path}.address");
     endpoint(&key, backend.address, problems);
     let vip = service.id.vip;
-    if backend.address.is_ipv6() != vip.is_ipv6() {
+    direct_return_port(&key, service_path, backend, service, problems);
+    let crosses = backend.address.is_ipv6() != vip.is_ipv6();
+    if crosses && service.mode.tunnels() && vip.is_ipv6() {
+        problems.push(
+            Problem::new(key, format!("mode {} does not carry IPv6 in IPv4", service.mode))
+                .value(backend.address)
+                .expected("an IPv6 address; an IPv4 VIP may have backends of either family")
+                .related(format!("{service_path}.vip"), "the VIP"),
+        );
+    } else if crosses && !service.mode.tunnels() {
         let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
         problems.push(
             Problem::new(
@@ -253,6 +263,30 @@ fn backend_alone(path: &str, service_path: &str, backend: &Backend, service: &Se
     }
     within(&format!("{path}.weight"), &backend.weight, &bounds::WEIGHT, problems);
     within(&format!("{path}.tier"), &backend.tier, &bounds::TIER, problems);
+}
+
+/// A backend that answers clients itself has the VIP's port: nothing translates its answers.
+fn direct_return_port(
+    key: &str,
+    service_path: &str,
+    backend: &Backend,
+    service: &Service,
+    problems: &mut Vec<Problem>,
+) {
+    let (port, wanted) = (backend.address.port(), service.id.vip.port());
+    if !service.mode.direct_return() || port == wanted {
+        return;
+    }
+    let message = format!(
+        "port {port}, where mode {} keeps the client's port {wanted}: backends answer clients themselves, and nobody translates",
+        service.mode
+    );
+    problems.push(
+        Problem::new(key, message)
+            .value(backend.address)
+            .expected(format!("port {wanted}"))
+            .related(format!("{service_path}.vip"), "the VIP"),
+    );
 }
 
 fn unique_backends(path: &str, service: &Service, problems: &mut Vec<Problem>) {

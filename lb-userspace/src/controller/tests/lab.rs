@@ -89,6 +89,7 @@ impl Network for Net {
     }
 
     async fn remove_vip(&self, vip: IpAddr, _: &str) -> Result<(), String> {
+        sleep(Duration::from_millis(50)).await;
         self.0.lock().unwrap().vips.remove(&vip);
         Ok(())
     }
@@ -170,6 +171,7 @@ impl Host {
                 }],
                 limits: Limits::default(),
                 full_nat: FullNat::default(),
+                tunnel: crate::model::Tunnel::default(),
                 services: services.to_vec(),
             },
             detach_on_exit: false,

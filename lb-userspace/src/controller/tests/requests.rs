@@ -202,6 +202,37 @@ async fn a_verdict_does_not_wait_for_a_vip() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removal_is_answered_when_its_vip_has_left() {
+    let (host, daemon) = lab().await;
+    let mut second = testing::service("second", 81, &[]);
+    second.id.vip.set_ip(web().id.vip.ip());
+    daemon
+        .ask(Request::ServiceAdd {
+            service: Box::new(second),
+        })
+        .await
+        .unwrap();
+    let vips = || host.net.0.lock().unwrap().vips.len();
+    let remove = |service: &str| Request::ServiceRemove {
+        service: service.into(),
+    };
+    daemon.ask(remove("second")).await.unwrap();
+    assert_eq!(vips(), 1, "another service has the same VIP");
+    let removal = daemon.ask_later(remove("web")).await;
+    sleep(Duration::from_millis(10)).await;
+    assert!(
+        daemon.status().await.services.is_empty(),
+        "the daemon goes on meanwhile"
+    );
+    assert_eq!(vips(), 1);
+    let Reply::Done { message } = removal.await.unwrap() else {
+        panic!("refused")
+    };
+    assert!(message.contains("web") && message.contains("removed"), "{message}");
+    assert_eq!(vips(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_leaves_nothing() {
     let (host, daemon) = lab().await;
     assert!(matches!(

@@ -27,6 +27,7 @@ fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
         address: ([10, 0, 1, last], 80).into(),
         share: if up { share } else { 0 },
         sources: (0..source).map(|s| IpAddr::from([10, 0, 2, s])).collect(),
+        spread: 1,
         entry: Backend {
             state: if up { BackendState::UP } else { BackendState::DOWN },
             link: lb_common::abi::Link {
