@@ -389,10 +389,9 @@ pub struct Backend {
     pub first_source_port: Be16,
     /// How many source ports there are.
     pub source_ports: u32,
-    /// First of its source addresses in the source arena.
+    /// First of its source addresses in the source arena; in tunnel modes the only one, from which the outer ones count.
     pub first_source: u32,
-    /// How many source addresses there are. In modes `ipip` and `gue` only the first is in the arena: the outer source is
-    /// one of this many consecutive addresses, a power of two, by the flow's hash.
+    /// How many source addresses there are; in tunnel modes a power of two, from that one on.
     pub sources: u32,
     /// Next hop and interface towards it.
     pub link: Link,

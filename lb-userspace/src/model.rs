@@ -71,10 +71,17 @@ pub struct Limits {
     pub half_open_ipv6: u32,
     /// Services.
     pub services: u32,
+    /// Ports of all services of one family, counted once per protocol; all ports of a VIP count as one.
+    pub service_ports: u32,
     /// Backends, counted once per service that they stand in.
     pub backends: u32,
     /// Flows that a core may open in a second; 0: any number.
     pub new_flows_per_core: u32,
+}
+
+impl Limits {
+    /// Ports of services, unless there may be more services than that.
+    pub const SERVICE_PORTS: u32 = 4096;
 }
 
 impl Default for Limits {
@@ -85,6 +92,7 @@ impl Default for Limits {
             half_open_ipv4: 1 << 17,
             half_open_ipv6: 1 << 15,
             services: 1024,
+            service_ports: Self::SERVICE_PORTS,
             backends: 4096,
             new_flows_per_core: 0,
         }
@@ -198,7 +206,41 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What identifies a service on the wire. It never changes during a service's life.
+/// One protocol, or both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocols {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// TCP and UDP.
+    TcpUdp,
+}
+
+impl Protocols {
+    /// The one that identifies a service, and whether UDP comes beside it.
+    #[must_use]
+    pub const fn split(self) -> (Protocol, bool) {
+        match self {
+            Self::Tcp => (Protocol::Tcp, false),
+            Self::Udp => (Protocol::Udp, false),
+            Self::TcpUdp => (Protocol::Tcp, true),
+        }
+    }
+}
+
+/// A virtual address with its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vip {
+    /// Address and first port; port 0 stands for all ports.
+    pub first: SocketAddr,
+    /// How many ports follow the first.
+    pub more_ports: u16,
+}
+
+/// What identifies a service on the wire: the first of what [`Service::keys`] lists, port 0 standing for all ports. It
+/// never changes during a service's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceId {
     /// Virtual address and port.
@@ -218,8 +260,10 @@ impl fmt::Display for ServiceId {
 pub struct Service {
     /// Unique name, for people.
     pub name: String,
-    /// Address, port and protocol.
+    /// Address, port and protocol: the first, if there are several.
     pub id: ServiceId,
+    /// What else it covers.
+    pub extent: Extent,
     /// How packets reach the backends.
     pub mode: ForwardingMode,
     /// How a new flow finds its backend.
@@ -236,6 +280,15 @@ pub struct Service {
     pub health: HealthCheck,
     /// The pool.
     pub backends: Vec<Backend>,
+}
+
+/// What a service covers beside the port and the protocol that identify it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// How many ports follow the first.
+    pub more_ports: u16,
+    /// UDP beside TCP.
+    pub udp_too: bool,
 }
 
 /// Who puts the VIP on an interface.
@@ -387,7 +440,7 @@ impl Default for Timeouts {
 pub struct Backend {
     /// Unique within its service.
     pub name: String,
-    /// Where connections go.
+    /// Where connections go; port 0: to the port that the client asked for.
     pub address: SocketAddr,
     /// Share of new flows, 0 to 256; 0 takes none.
     pub weight: u16,
@@ -405,12 +458,22 @@ impl Backend {
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self {
-            name: address.to_string(),
+            name: endpoint_name(address),
             address,
             weight: 1,
             tier: 0,
             admin: AdminState::default(),
         }
+    }
+}
+
+/// `ADDRESS:PORT`; where the port is the client's, the address alone.
+#[must_use]
+pub fn endpoint_name(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.port() == 0 => format!("[{}]", v6.ip()),
+        SocketAddr::V4(v4) if v4.port() == 0 => v4.ip().to_string(),
+        _ => address.to_string(),
     }
 }
 
@@ -543,6 +606,7 @@ impl Service {
         Self {
             name,
             id,
+            extent: Extent::default(),
             mode: ForwardingMode::default(),
             scheduler: Scheduler::default(),
             vip_address: VipAddress::Add(None),
@@ -551,6 +615,72 @@ impl Service {
             timeouts: Timeouts::default(),
             health: HealthCheck::default_for(id.protocol),
             backends: Vec::new(),
+        }
+    }
+
+    /// Every address, port and protocol that packets of this service are addressed to; the first is its identity. Port 0
+    /// stands for all ports.
+    pub fn keys(&self) -> impl Iterator<Item = ServiceId> + use<> {
+        let (id, udp_too) = (self.id, self.extent.udp_too);
+        let ports = *self.ports().start()..=*self.ports().end();
+        ports.flat_map(move |port| {
+            let vip = SocketAddr::new(id.vip.ip(), port);
+            let udp = udp_too.then_some(Protocol::Udp);
+            [Some(id.protocol), udp]
+                .into_iter()
+                .flatten()
+                .map(move |protocol| ServiceId { vip, protocol })
+        })
+    }
+
+    /// The ports of [`Service::keys`].
+    #[must_use]
+    pub const fn ports(&self) -> RangeInclusive<u16> {
+        let first = self.id.vip.port();
+        first..=first.saturating_add(self.extent.more_ports)
+    }
+
+    /// Whether it is one port's. Then every backend has a port of its own.
+    #[must_use]
+    pub const fn has_one_port(&self) -> bool {
+        self.id.vip.port() != 0 && self.extent.more_ports == 0
+    }
+
+    /// Whether a port is among its ports.
+    #[must_use]
+    pub fn covers_port(&self, port: u16) -> bool {
+        self.id.vip.port() == 0 || self.ports().contains(&port)
+    }
+
+    /// Whether a protocol is among its protocols.
+    #[must_use]
+    pub fn covers_protocol(&self, protocol: Protocol) -> bool {
+        self.id.protocol == protocol || (self.extent.udp_too && protocol == Protocol::Udp)
+    }
+
+    /// VIP, ports and protocols as people write them: `192.0.2.10:5000-5100/tcp+udp`, `192.0.2.10:*/udp`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let ip = endpoint_name(SocketAddr::new(self.id.vip.ip(), 0));
+        let (first, last) = (*self.ports().start(), *self.ports().end());
+        let ports = match (first, last) {
+            (0, _) => "*".to_owned(),
+            _ if first == last => first.to_string(),
+            _ => format!("{first}-{last}"),
+        };
+        let udp_too = if self.extent.udp_too { "+udp" } else { "" };
+        format!("{ip}:{ports}/{}{udp_too}", self.id.protocol)
+    }
+
+    /// Gives a backend without a port the service's, if that has one only.
+    pub fn complete(&self, backend: &mut Backend) {
+        if backend.address.port() != 0 || !self.has_one_port() {
+            return;
+        }
+        let unnamed = backend.name == endpoint_name(backend.address);
+        backend.address.set_port(self.id.vip.port());
+        if unnamed {
+            backend.name = endpoint_name(backend.address);
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiError, BackendChange, ErrorKind, Request, ServiceChange, backend_matches, service_matches},
-    model::{AdminState, Backend, Interface, Service, ServiceId},
+    model::{AdminState, Backend, Interface, Service, ServiceId, endpoint_name},
 };
 
 /// Heaviest weight.
@@ -137,13 +137,17 @@ impl Desired {
             );
             return refuse(ErrorKind::Conflict, message);
         }
-        (rules.service)(service, &self.services).or_else(|m| refuse(ErrorKind::Invalid, m))?;
+        let mut service = service.clone();
+        let mut backends = std::mem::take(&mut service.backends);
+        backends.iter_mut().for_each(|backend| service.complete(backend));
+        service.backends = backends;
+        (rules.service)(&service, &self.services).or_else(|m| refuse(ErrorKind::Invalid, m))?;
         self.services.push(service.clone());
         let n = service.backends.len();
         let message = format!(
             "service {} on {} added, with {}",
             service.name,
-            service.id,
+            service.address(),
             count(n, "backend")
         );
         Ok(Change::touching(service.id, message))
@@ -169,10 +173,10 @@ impl Desired {
 
     fn remove_service(&mut self, wanted: &str) -> Result<Change, ApiError> {
         let id = self.service(wanted)?.id;
-        let name = self.service(wanted)?.name.clone();
+        let (name, address) = (self.service(wanted)?.name.clone(), self.service(wanted)?.address());
         self.services.retain(|s| s.id != id);
         Ok(Change {
-            message: format!("service {name} on {id} removed"),
+            message: format!("service {name} on {address} removed"),
             touched: Vec::new(),
             removed: Some(id),
         })
@@ -181,6 +185,8 @@ impl Desired {
     fn add_backend(&mut self, wanted: &str, backend: &Backend, rules: &Rules) -> Result<Change, ApiError> {
         let all = self.services.clone();
         let service = self.service_mut(wanted)?;
+        let mut backend = backend.clone();
+        service.complete(&mut backend);
         if let Some(other) = service.backends.iter().find(|b| b.name == backend.name) {
             let message = format!(
                 "service `{}` has a backend `{}` already, at {}; choose another name",
@@ -196,11 +202,13 @@ impl Desired {
             return refuse(ErrorKind::Conflict, message);
         }
         check_weight(backend.weight)?;
-        (rules.backend)(backend, service, &all).or_else(|m| refuse(ErrorKind::Invalid, m))?;
+        (rules.backend)(&backend, service, &all).or_else(|m| refuse(ErrorKind::Invalid, m))?;
         service.backends.push(backend.clone());
         let message = format!(
             "backend {} at {} added to service {}",
-            backend.name, backend.address, service.name
+            backend.name,
+            endpoint_name(backend.address),
+            service.name
         );
         Ok(Change::touching(service.id, message))
     }

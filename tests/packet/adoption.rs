@@ -114,7 +114,8 @@ fn other_map_sizes_are_refused_by_name() {
     for (map, limits) in [
         ("FLOWS_V4", other(|limits| limits.flows_ipv4 *= 2)),
         ("FLOWS_V6", other(|limits| limits.flows_ipv6 /= 2)),
-        ("SERVICES_V4", other(|limits| limits.services += 1)),
+        ("SERVICES_V4", other(|limits| limits.service_ports += 1)),
+        ("ROTATIONS", other(|limits| limits.services += 1)),
         ("BACKENDS", other(|limits| limits.backends -= 1)),
     ] {
         let error = refusal(&lab, limits);

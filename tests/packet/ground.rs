@@ -43,6 +43,7 @@ pub(crate) const LIMITS: Limits = Limits {
     half_open_ipv4: 1 << 13,
     half_open_ipv6: 1 << 13,
     services: 64,
+    service_ports: 256,
     backends: 128,
     new_flows_per_core: 0,
 };

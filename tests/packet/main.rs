@@ -24,6 +24,7 @@ mod half_open;
 mod lab;
 mod lifetime;
 mod links;
+mod many_ports;
 mod model;
 mod ports;
 mod random;

@@ -50,10 +50,12 @@ pub struct InterfaceReport {
 pub struct ServiceReport {
     /// Name.
     pub name: String,
-    /// Virtual address and port.
+    /// Virtual address and port: the first, if there are several; 0 stands for all ports.
     pub vip: SocketAddr,
-    /// Protocol.
+    /// Protocol; TCP where UDP comes beside it.
     pub protocol: Protocol,
+    /// VIP, ports and protocols in one: `192.0.2.10:5000-5100/tcp+udp`.
+    pub address: String,
     /// Mode.
     pub mode: ForwardingMode,
     /// Scheduler.
@@ -119,7 +121,7 @@ impl From<TimeoutsReport> for Timeouts {
 pub struct BackendReport {
     /// Name.
     pub name: String,
-    /// Address.
+    /// Address; port 0: the port that the client asked for.
     pub address: SocketAddr,
     /// Weight.
     pub weight: u16,

@@ -187,8 +187,8 @@ pub fn backend_matches(backend: &Backend, wanted: &str) -> bool {
     backend.name == wanted || wanted.parse::<SocketAddr>().is_ok_and(|a| a == backend.address)
 }
 
-/// `VIP:PORT/PROTOCOL` of a service, or its name.
+/// `VIP:PORT/PROTOCOL` of a service, whole or of its first port, or its name.
 #[must_use]
 pub fn service_matches(service: &Service, wanted: &str) -> bool {
-    service.name == wanted || service.id.to_string() == wanted
+    service.name == wanted || service.id.to_string() == wanted || service.address() == wanted
 }

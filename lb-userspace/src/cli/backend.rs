@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{ApiError, BackendChange, BackendReport, Request, ServiceReport},
-    model::{AdminState, Backend},
+    model::{AdminState, Backend, endpoint_name},
 };
 
 const NAMES: &str = "\
@@ -77,11 +77,11 @@ pub struct AddArgs {
     /// Service that it joins
     service: String,
 
-    /// Where connections go
-    #[arg(value_name = "ADDRESS:PORT", value_parser = values::endpoint)]
+    /// Where connections go [default port: the client's]
+    #[arg(value_name = "ADDRESS[:PORT]", value_parser = values::backend_endpoint)]
     address: SocketAddr,
 
-    /// Name, unique in the service [default: ADDRESS:PORT]
+    /// Name, unique in the service [default: ADDRESS[:PORT]]
     #[arg(long)]
     name: Option<String>,
 
@@ -215,11 +215,7 @@ pub(super) fn text(services: &[ServiceReport], view: &View) -> String {
 }
 
 fn section(service: &ServiceReport, view: &View) -> String {
-    let mut shown = view.paragraph(
-        Tone::Title,
-        0,
-        &format!("{} {}/{}", service.name, service.vip, service.protocol),
-    );
+    let mut shown = view.paragraph(Tone::Title, 0, &format!("{} {}", service.name, service.address));
     if service.backends.is_empty() {
         shown.push_str(&view.paragraph(Tone::Warn, 2, "no backends"));
     }
@@ -240,7 +236,7 @@ fn section(service: &ServiceReport, view: &View) -> String {
         let (word, tone) = health_word(backend.health.state);
         grid.row([
             backend.name.as_str().into(),
-            backend.address.to_string().into(),
+            endpoint_name(backend.address).into(),
             backend.weight.to_string().into(),
             backend.tier.to_string().into(),
             backend.admin.to_string().into(),

@@ -73,6 +73,7 @@ pub(super) fn service(name: &str, vip: &str, backends: Vec<BackendReport>) -> Se
         name: name.into(),
         vip: vip.parse::<SocketAddr>().expect("an address"),
         protocol: Protocol::Tcp,
+        address: format!("{vip}/tcp"),
         mode: ForwardingMode::FullNat,
         scheduler: Scheduler::RoundRobin,
         on_down: OnDown::Reset,

@@ -1,6 +1,6 @@
 //! `lb service`.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     api::{ApiError, ErrorKind, Reply, Request, ServiceChange, ServiceReport},
-    model::{Backend, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, ServiceId, Timeouts, VipAddress},
+    model::{
+        Backend, Extent, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Service, ServiceId, Timeouts, Vip,
+        VipAddress,
+    },
 };
 
 /// `lb service`.
@@ -28,8 +31,10 @@ Examples:
   lb service add web --vip 10.0.0.100:80 \\
       --backend 10.0.0.11:8080 --backend 10.0.0.12:8080,weight=3 \\
       --backend 10.0.0.13:8080,backup,name=spare --health http:/healthz
-  lb service add dns --vip 10.0.0.100:53 --protocol udp \\
-      --backend 10.0.0.11:53 --health tcp --health-port 53")]
+  lb service add dns --vip 10.0.0.100:53 --protocol tcp+udp \\
+      --backend 10.0.0.11:53
+  lb service add ftp --vip 10.0.0.100:50000-50100 --backend 10.0.0.11 \\
+      --health-port 21")]
     Add(Box<AddArgs>),
     /// Change a service
     #[command(
@@ -56,20 +61,20 @@ pub struct AddArgs {
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
 
-    /// Virtual address and port
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::endpoint)]
-    vip: SocketAddr,
+    /// Virtual address with a port, ports FIRST-LAST or * for all
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::vip)]
+    vip: Vip,
 
-    /// tcp or udp
+    /// tcp, udp or tcp+udp
     #[arg(long, value_enum, default_value = "tcp", hide_possible_values = true)]
-    protocol: Protocol,
+    protocol: Protocols,
 
     /// full-nat, nat, l2-dsr, ipip or gue
     #[arg(long, value_enum, default_value = "full-nat", hide_possible_values = true)]
     mode: ForwardingMode,
 
     /// A server, with options: ,weight=N ,backup ,tier=N ,name=X
-    #[arg(long = "backend", value_name = "ADDRESS:PORT[,...]", value_parser = values::backend)]
+    #[arg(long = "backend", value_name = "ADDRESS[:PORT][,...]", value_parser = values::backend)]
     backends: Vec<Backend>,
 
     #[command(flatten)]
@@ -179,13 +184,20 @@ impl ServiceCommand {
 
 impl AddArgs {
     pub(super) fn service(&self) -> Result<Service, ApiError> {
+        let (protocol, udp_too) = self.protocol.split();
         let id = ServiceId {
-            vip: self.vip,
-            protocol: self.protocol,
+            vip: self.vip.first,
+            protocol,
         };
         let mut service = Service::new(self.name.clone(), id);
+        service.extent = Extent {
+            more_ports: self.vip.more_ports,
+            udp_too,
+        };
         service.mode = self.mode;
-        service.backends.clone_from(&self.backends);
+        let mut backends = self.backends.clone();
+        backends.iter_mut().for_each(|backend| service.complete(backend));
+        service.backends = backends;
         service.vip_address = if self.no_vip_address {
             VipAddress::Manual
         } else {
@@ -280,7 +292,7 @@ impl SetArgs {
 
 /// As `service_matches` does in the daemon.
 pub(super) fn is_service(service: &ServiceReport, wanted: &str) -> bool {
-    service.name == wanted || format!("{}/{}", service.vip, service.protocol) == wanted
+    service.name == wanted || service.address == wanted || format!("{}/{}", service.vip, service.protocol) == wanted
 }
 
 pub(super) fn no_such_service(wanted: &str) -> ApiError {
@@ -321,7 +333,7 @@ pub(super) fn text(services: &[ServiceReport], view: &View) -> String {
         let serving = service.backends.iter().filter(|backend| backend.in_rotation).count();
         grid.row([
             service.name.as_str().into(),
-            format!("{}/{}", service.vip, service.protocol).into(),
+            service.address.as_str().into(),
             Cell::toned(condition.word(), condition.tone()),
             format!("{serving}/{}", service.backends.len()).into(),
             service.mode.to_string().into(),

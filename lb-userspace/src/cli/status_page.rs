@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{BackendReport, Counters, HealthState, ServiceReport, Status},
-    model::{AdminState, Protocol},
+    model::{AdminState, Protocol, endpoint_name},
 };
 
 /// Share of a flow table from which on it is shown as a problem, in percent.
@@ -85,7 +85,7 @@ fn service(service: &ServiceReport, view: &View) -> String {
         bytes_out,
         ..
     } = service.counters;
-    let title = format!("{}  {}/{}", service.name, service.vip, service.protocol);
+    let title = format!("{}  {}", service.name, service.address);
     let mut shown = view.paragraph(Tone::Title, 0, &title);
     let tier = match service.active_tier {
         Some(tier) if has_tiers(service) && !found.reason.contains("tier") => {
@@ -169,7 +169,7 @@ fn backends(service: &ServiceReport, view: &View) -> String {
         };
         grid.row([
             backend.name.as_str().into(),
-            backend.address.to_string().into(),
+            endpoint_name(backend.address).into(),
             backend.tier.to_string().into(),
             Cell::toned(word, tone),
             human::span(view.since(backend.health.since)).into(),

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
-use crate::model::{Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Timeouts, XdpMode};
+use crate::{
+    config::value,
+    model::{Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Timeouts, Vip, XdpMode},
+};
 
 /// Gives a model enum its names on the command line.
 macro_rules! choices {
@@ -26,6 +29,12 @@ macro_rules! choices {
 choices! { Protocol:
     "tcp" => Tcp, "TCP";
     "udp" => Udp, "UDP";
+}
+
+choices! { Protocols:
+    "tcp" => Tcp, "TCP";
+    "udp" => Udp, "UDP";
+    "tcp+udp" => TcpUdp, "both";
 }
 
 choices! { ForwardingMode:
@@ -57,6 +66,16 @@ pub(super) fn endpoint(text: &str) -> Result<SocketAddr, String> {
         return Err("port 0 cannot be balanced: expected a port from 1 to 65535".to_owned());
     }
     Ok(address)
+}
+
+/// `ADDRESS:PORT`, `ADDRESS:FIRST-LAST` or `ADDRESS:*`.
+pub(super) fn vip(text: &str) -> Result<Vip, String> {
+    value::vip(text).map_err(|e| e.to_string())
+}
+
+/// `ADDRESS:PORT`, or an address alone: then the port is the client's.
+pub(super) fn backend_endpoint(text: &str) -> Result<SocketAddr, String> {
+    value::backend_endpoint(text).map_err(|e| e.to_string())
 }
 
 /// An instance name: part of the paths of the socket and of the pins, and so without a way out of their directories.
@@ -121,10 +140,10 @@ pub(super) fn tier(text: &str) -> Result<u8, String> {
         .map_err(|_| "expected a tier from 0 to 255; 0 serves first".to_owned())
 }
 
-/// `ADDRESS:PORT[,weight=N][,backup][,tier=N][,name=X]`.
+/// `ADDRESS[:PORT][,weight=N][,backup][,tier=N][,name=X]`.
 pub(super) fn backend(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
-    let mut backend = Backend::new(endpoint(parts.next().unwrap_or_default())?);
+    let mut backend = Backend::new(backend_endpoint(parts.next().unwrap_or_default())?);
     let mut tier_set = false;
     for part in parts {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
@@ -138,7 +157,7 @@ pub(super) fn backend(text: &str) -> Result<Backend, String> {
             "name" if !value.is_empty() => value.clone_into(&mut backend.name),
             _ => {
                 return Err(format!(
-                    "`{part}`: expected weight=N, backup, tier=N or name=X after ADDRESS:PORT"
+                    "`{part}`: expected weight=N, backup, tier=N or name=X after ADDRESS[:PORT]"
                 ));
             }
         }

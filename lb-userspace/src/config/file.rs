@@ -77,6 +77,9 @@ fn interface(mut section: Section<'_>) -> Interface {
 
 fn limits(mut section: Section<'_>) -> Limits {
     let default = Limits::default();
+    let services = section
+        .integer("services", &bounds::SERVICES)
+        .unwrap_or(default.services);
     let limits = Limits {
         flows_ipv4: section
             .integer("flows-ipv4", &bounds::FLOWS)
@@ -90,9 +93,11 @@ fn limits(mut section: Section<'_>) -> Limits {
         half_open_ipv6: section
             .integer("half-open-ipv6", &bounds::FLOWS)
             .unwrap_or(default.half_open_ipv6),
-        services: section
-            .integer("services", &bounds::SERVICES)
-            .unwrap_or(default.services),
+        services,
+        // Room for more services alone is not to be an error about a key that nobody wrote.
+        service_ports: section
+            .integer("service-ports", &bounds::SERVICE_PORTS)
+            .unwrap_or(default.service_ports.max(services)),
         backends: section
             .integer("backends", &bounds::BACKENDS)
             .unwrap_or(default.backends),

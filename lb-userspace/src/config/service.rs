@@ -10,8 +10,8 @@ use super::{
     value,
 };
 use crate::model::{
-    AdminState, Backend, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Scheduler, Service,
-    ServiceId, Timeouts, VipAddress,
+    AdminState, Backend, Extent, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler,
+    Service, ServiceId, Timeouts, Vip, VipAddress,
 };
 
 const HTTP_ONLY: [&str; 4] = ["path", "host", "expect-status", "expect-body"];
@@ -33,13 +33,28 @@ enum ProbeKind {
 /// Reads one service; `default_timeouts` are those of `[timeouts]`.
 pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Service {
     let name = required_string(&mut section, "name", "a unique name");
-    let vip = endpoint(&mut section, "vip");
-    let protocol = section
-        .choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
-        .unwrap_or(Protocol::Tcp);
-    let service = Service {
+    let vip = vip(&mut section);
+    let (protocol, udp_too) = section
+        .choice(
+            "protocol",
+            &[
+                ("tcp", Protocols::Tcp),
+                ("udp", Protocols::Udp),
+                ("tcp+udp", Protocols::TcpUdp),
+            ],
+        )
+        .unwrap_or_default()
+        .split();
+    let mut service = Service {
         name,
-        id: ServiceId { vip, protocol },
+        id: ServiceId {
+            vip: vip.first,
+            protocol,
+        },
+        extent: Extent {
+            more_ports: vip.more_ports,
+            udp_too,
+        },
         mode: section
             .choice(
                 "mode",
@@ -68,18 +83,23 @@ pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Serv
         failback: section.boolean("failback").unwrap_or(true),
         timeouts: timeouts(section.table("timeouts"), default_timeouts),
         health: health(section.table("health"), protocol),
-        backends: section.tables("backend").into_iter().map(backend).collect(),
+        backends: Vec::new(),
     };
+    for backend in section.tables("backend") {
+        let backend = self::backend(backend, &service);
+        service.backends.push(backend);
+    }
     section.finish();
     service
 }
 
-fn endpoint(section: &mut Section<'_>, key: &'static str) -> SocketAddr {
+fn vip(section: &mut Section<'_>) -> Vip {
     let expected = "ADDRESS:PORT such as \"192.0.2.10:80\" or \"[2001:db8::10]:80\"";
-    section.require(key, expected);
-    section
-        .parsed(key, expected, value::endpoint)
-        .unwrap_or(SocketAddr::new(NO_ADDRESS, 0))
+    section.require("vip", expected);
+    section.parsed("vip", expected, value::vip).unwrap_or(Vip {
+        first: SocketAddr::new(NO_ADDRESS, 1),
+        more_ports: 0,
+    })
 }
 
 fn vip_address(section: &mut Section<'_>) -> VipAddress {
@@ -185,14 +205,19 @@ fn refuse_idle_keys(section: &Section<'_>, kind: ProbeKind) {
 }
 
 /// `[[service.backend]]`.
-fn backend(mut section: Section<'_>) -> Backend {
-    let address = endpoint(&mut section, "address");
-    let name = section
-        .string("name", "a unique name")
-        .map_or_else(|| address.to_string(), str::to_owned);
+fn backend(mut section: Section<'_>, service: &Service) -> Backend {
+    let expected = "ADDRESS:PORT such as \"10.0.0.11:80\" or \"[2001:db8::11]:80\"";
+    section.require("address", expected);
+    let address = section
+        .parsed("address", expected, value::backend_endpoint)
+        .unwrap_or(SocketAddr::new(NO_ADDRESS, 1));
+    let mut backend = Backend::new(address);
+    service.complete(&mut backend);
     let backend = Backend {
-        name,
-        address,
+        name: section
+            .string("name", "a unique name")
+            .map_or(backend.name, str::to_owned),
+        address: backend.address,
         weight: section.integer("weight", &bounds::WEIGHT).unwrap_or(1),
         tier: tier(&mut section),
         admin: section

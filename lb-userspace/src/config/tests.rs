@@ -115,6 +115,64 @@ fn a_shorter_interval_shortens_the_fast_one() {
 }
 
 #[test]
+fn ports_and_protocols_may_be_many() {
+    let service = |vip: &str, protocol: &str| {
+        let text = format!("{INTERFACE}[[service]]\nname = \"web\"\nvip = {vip:?}\nprotocol = {protocol:?}\n");
+        parse("lb.toml", &text).unwrap().services.remove(0)
+    };
+    let keys = |service: &crate::model::Service| service.keys().map(|k| k.to_string()).collect::<Vec<_>>();
+    let one = service("192.0.2.10:80", "udp");
+    assert_eq!(
+        (keys(&one), one.address().as_str()),
+        (vec!["192.0.2.10:80/udp".into()], "192.0.2.10:80/udp")
+    );
+    let range = service("[2001:db8::10]:65534-65535", "tcp+udp");
+    assert_eq!(range.address(), "[2001:db8::10]:65534-65535/tcp+udp");
+    let expected = ["65534/tcp", "65534/udp", "65535/tcp", "65535/udp"].map(|k| format!("[2001:db8::10]:{k}"));
+    assert_eq!(keys(&range), expected);
+    assert_eq!(Some(range.id), range.keys().next());
+    let all = service("192.0.2.10:*", "tcp+udp");
+    assert_eq!((keys(&all).len(), all.address().as_str()), (2, "192.0.2.10:*/tcp+udp"));
+    assert!(all.covers_port(1) && all.covers_port(65535) && !range.covers_port(65533));
+}
+
+#[test]
+fn a_backend_without_a_port_has_the_services_or_the_clients() {
+    let backends = |vip: &str| {
+        let text = format!(
+            "{INTERFACE}[[service]]\nname = \"web\"\nvip = {vip:?}\nhealth = {{ port = 80 }}\n\
+             [[service.backend]]\naddress = \"10.0.0.11\"\n[[service.backend]]\naddress = \"10.0.0.12:81\"\n"
+        );
+        let service = parse("lb.toml", &text).unwrap().services.remove(0);
+        service
+            .backends
+            .into_iter()
+            .map(|b| (b.name, b.address.port()))
+            .collect::<Vec<_>>()
+    };
+    let named = |name: &str, port| (name.to_owned(), port);
+    assert_eq!(
+        backends("192.0.2.10:8080"),
+        [named("10.0.0.11:8080", 8080), named("10.0.0.12:81", 81)]
+    );
+    assert_eq!(
+        backends("192.0.2.10:1-9"),
+        [named("10.0.0.11", 0), named("10.0.0.12:81", 81)]
+    );
+    assert_eq!(
+        backends("192.0.2.10:*"),
+        [named("10.0.0.11", 0), named("10.0.0.12:81", 81)]
+    );
+}
+
+#[test]
+fn a_service_on_all_ports_takes_what_others_leave() {
+    let all = "[[service]]\nname = \"rest\"\nvip = \"192.0.2.10:*\"\n";
+    let range = "[[service]]\nname = \"range\"\nvip = \"192.0.2.10:81-90\"\n";
+    parse("lb.toml", &format!("{INTERFACE}{all}{SERVICE}{range}")).unwrap();
+}
+
+#[test]
 fn an_ipv4_vip_may_have_backends_behind_ipv6_tunnels() {
     let backend = "[[service.backend]]\naddress = \"[2001:db8::11]:80\"\n";
     for mode in ["ipip", "gue"] {
@@ -329,6 +387,47 @@ fn mistakes_are_told() {
             format!("{}{BACKEND}", with_vip("[2001:db8::10]:80")),
         ),
         ("backend_loopback", with_address("127.0.0.1:80")),
+        ("vip_range_reversed", with_vip("192.0.2.10:90-80")),
+        ("vip_range_from_zero", with_vip("192.0.2.10:0-80")),
+        ("vip_range_of_a_name", with_vip("www.example.org:80-90")),
+        (
+            "range_overlaps_a_port",
+            format!("{head}[[service]]\nname = \"many\"\nvip = \"192.0.2.10:70-90\"\nprotocol = \"tcp+udp\"\n"),
+        ),
+        (
+            "all_ports_twice",
+            format!(
+                "{}[[service]]\nname = \"b\"\nvip = \"192.0.2.10:*\"\nprotocol = \"tcp+udp\"\n",
+                with_vip("192.0.2.10:*")
+            ),
+        ),
+        (
+            "more_ports_than_the_limit",
+            format!(
+                "{INTERFACE}[limits]\nservice-ports = 100\n[[service]]\nname = \"many\"\nvip = \"192.0.2.10:1-51\"\nprotocol = \"tcp+udp\"\n"
+            ),
+        ),
+        (
+            "backend_is_a_vip_on_all_ports",
+            format!(
+                "{}[[service.backend]]\naddress = \"192.0.2.10:8080\"\n",
+                with_vip("192.0.2.10:*")
+            ),
+        ),
+        (
+            "check_of_a_backend_without_port",
+            format!(
+                "{}[[service.backend]]\naddress = \"10.0.0.11\"\n",
+                with_vip("192.0.2.10:80-90")
+            ),
+        ),
+        (
+            "direct_return_of_a_range_to_one_port",
+            format!(
+                "{}mode = \"gue\"\nhealth = {{ type = \"none\" }}\n{BACKEND}",
+                with_vip("192.0.2.10:80-90")
+            ),
+        ),
         (
             "direct_return_to_another_port",
             format!("{head}mode = \"l2-dsr\"\n[[service.backend]]\naddress = \"10.0.0.11:8080\"\n"),
@@ -365,7 +464,7 @@ fn mistakes_are_told() {
 #[test]
 fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     let text = "instance = \"A\"\n[[interface]]\nname = \"eth0\"\nmtu = 9000\n[[service]]\nname = \"web\"\n\
-                vip = \"nonsense\"\nprotocol = \"sctp\"\n[[service.backend]]\naddress = \"10.0.0.11\"\nweight = 999\n";
+                vip = \"nonsense\"\nprotocol = \"sctp\"\n[[service.backend]]\naddress = \"10.0.0.300\"\nweight = 999\n";
     let errors = parse("lb.toml", text).unwrap_err();
     let keys: Vec<&str> = errors.problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(

@@ -9,7 +9,7 @@ use std::{
 
 use humantime::DurationError;
 
-use crate::model::TunnelSource;
+use crate::model::{TunnelSource, Vip};
 
 /// A single value that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +104,72 @@ pub fn endpoint(text: &str) -> Result<SocketAddr, ValueError> {
         format!("{} is not an address with a port", quoted(text))
     };
     Err(ValueError::new(message, EXPECTED))
+}
+
+/// A virtual address with one port, a range of ports or all: `192.0.2.10:80`, `192.0.2.10:5000-5100`, `[2001:db8::10]:*`.
+///
+/// # Errors
+/// [`ValueError`] when the ports are missing, one is 0, the brackets of an IPv6 address are missing, or it is a host name.
+pub fn vip(text: &str) -> Result<Vip, ValueError> {
+    const EXPECTED: &str =
+        "ADDRESS:PORT such as \"192.0.2.10:80\" or \"[2001:db8::10]:80\", or FIRST-LAST or * in place of the port";
+    let expected = |error: ValueError| ValueError::new(error.message, EXPECTED);
+    let (ip, ports) = text.rsplit_once(':').unwrap_or((text, ""));
+    let (first, more_ports) = match ports.split_once('-') {
+        _ if ports == "*" => (0, 0),
+        None => {
+            let first = endpoint(text)?;
+            return whole_port(first)
+                .map(|first| Vip { first, more_ports: 0 })
+                .map_err(expected);
+        }
+        Some(_) => {
+            let range = port_range(ports).map_err(expected)?;
+            if *range.start() == 0 {
+                return Err(ValueError::new(format!("port 0 in {}", quoted(text)), EXPECTED));
+            }
+            (*range.start(), range.end() - range.start())
+        }
+    };
+    // The port that stands in only lets the address be read as any other.
+    let stand_in = format!("{ip}:1");
+    let mut address = endpoint(&stand_in).map_err(|error| {
+        let message = error.message.replace(&quoted(&stand_in), &quoted(text));
+        ValueError::new(message, EXPECTED)
+    })?;
+    address.set_port(first);
+    Ok(Vip {
+        first: address,
+        more_ports,
+    })
+}
+
+/// The address of a backend, with a port or without: then it is the one that the client asked for, and 0 here.
+///
+/// # Errors
+/// [`ValueError`] when the port is 0, the brackets of an IPv6 address are missing, or it is a host name.
+pub fn backend_endpoint(text: &str) -> Result<SocketAddr, ValueError> {
+    let bracketed = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let alone = match bracketed {
+        Some(v6) => v6.parse().ok().filter(IpAddr::is_ipv6),
+        // Without brackets nobody can tell whether the last part of an IPv6 address is meant as a port.
+        None => text.parse().ok().filter(IpAddr::is_ipv4),
+    };
+    match alone {
+        Some(ip) => Ok(SocketAddr::new(ip, 0)),
+        None => whole_port(endpoint(text)?),
+    }
+}
+
+/// Port 0 is nobody's.
+fn whole_port(address: SocketAddr) -> Result<SocketAddr, ValueError> {
+    if address.port() == 0 {
+        return Err(ValueError::new(
+            format!("port 0 in {address}"),
+            "a port from 1 to 65535",
+        ));
+    }
+    Ok(address)
 }
 
 /// Without brackets nobody can tell whether the last part of an IPv6 address is meant as a port.

@@ -96,6 +96,7 @@ pub(crate) fn outlook(service: &Service, world: &World, config: &Config, holding
     Outlook {
         wanted: WantedService {
             id: service.id,
+            keys: service.keys().collect(),
             backends: backends
                 .filter_map(|(b, s)| wanted(service, b, s, tier, config))
                 .collect(),

@@ -102,8 +102,11 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     /// Services that are not wanted any more, and what a removal that was cut short left.
     fn remove_leftovers(&mut self) -> Result<(), ControllerError> {
-        let published = self.layout.contents().services.keys().copied();
-        let unwanted: Vec<ServiceId> = published.filter(|id| self.desired.by_id(*id).is_none()).collect();
+        let unwanted: Vec<ServiceId> = self
+            .layout
+            .published()
+            .filter(|id| self.desired.by_id(*id).is_none())
+            .collect();
         for id in &unwanted {
             tracing::info!("removing service {id}, which is not wanted any more");
         }

@@ -59,6 +59,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             name: service.name.clone(),
             vip: service.id.vip,
             protocol: service.id.protocol,
+            address: service.address(),
             mode: service.mode,
             scheduler: service.scheduler,
             on_down: service.on_down,

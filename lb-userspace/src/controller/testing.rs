@@ -24,6 +24,7 @@ pub(crate) fn service(name: &str, port: u16, backends: &[Backend]) -> Service {
             vip: SocketAddr::from(([10, 0, 0, 1], port)),
             protocol: Protocol::Tcp,
         },
+        extent: crate::model::Extent::default(),
         mode: ForwardingMode::FullNat,
         scheduler: Scheduler::RoundRobin,
         vip_address: VipAddress::Add(None),

@@ -29,6 +29,7 @@ impl Clock {
             half_open_ipv4: 64,
             half_open_ipv6: 64,
             services: 1,
+            service_ports: 1,
             backends: 1,
             new_flows_per_core: 0,
         };

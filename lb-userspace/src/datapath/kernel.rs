@@ -1,7 +1,7 @@
 //! The packet path in the kernel, through aya.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -148,7 +148,9 @@ impl Datapath for KernelDatapath {
             services: service_indices(&self.maps.services_v4, &self.maps.services_v6)?,
             ..Contents::default()
         };
-        for index in contents.services.values() {
+        // A service with several ports is there as often.
+        let services: BTreeSet<u32> = contents.services.values().copied().collect();
+        for index in &services {
             let rotation: Rotation = get(self.maps.rotations.get(index, 0), "ROTATIONS")?;
             self.pages(rotation, &mut contents.pages)?;
             contents.rotations.insert(*index, rotation);
@@ -192,7 +194,14 @@ impl Datapath for KernelDatapath {
                 .services_v6
                 .insert(ServiceKey::new(ip.into(), port, protocol), value, 0),
         };
-        result.map_err(|e| full(&e, "the service table", self.limits.services, "services"))
+        result.map_err(|e| {
+            full(
+                &e,
+                "the table of services' ports",
+                self.limits.service_ports,
+                "service-ports",
+            )
+        })
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError> {

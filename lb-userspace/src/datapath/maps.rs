@@ -36,19 +36,20 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16]
         half_open_ipv4,
         half_open_ipv6,
         services,
+        service_ports,
         backends,
         new_flows_per_core: _,
     } = *limits;
     [
         (
             "SERVICES_V4",
-            services,
+            service_ports,
             size_of::<ServiceKey<Addr4>>(),
             size_of::<Service>(),
         ),
         (
             "SERVICES_V6",
-            services,
+            service_ports,
             size_of::<ServiceKey<Addr6>>(),
             size_of::<Service>(),
         ),

@@ -69,7 +69,7 @@ pub struct BackendCounters {
 /// What the kernel maps hold, as far as the controller wrote it: what a new daemon adopts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Service index by identity.
+    /// Service index by address, port and protocol, each that leads to it; port 0 stands for all ports that have no service.
     pub services: BTreeMap<ServiceId, u32>,
     /// Rotations of those services, by service index.
     pub rotations: BTreeMap<u32, Rotation>,
@@ -223,9 +223,9 @@ pub trait Datapath: Send {
     /// What the maps hold now.
     fn contents(&self) -> Result<Contents, DatapathError>;
 
-    /// Publishes a service: from now on its packets are taken. Its rotation must have been written before.
+    /// Publishes a service at one of its ports, 0 for all: from now on its packets are taken. Its rotation must have been written before.
     fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError>;
-    /// Takes a service away: its packets are the kernel's again, except those of existing flows.
+    /// Takes a service away from one of its ports: its packets are the kernel's again, except those of existing flows.
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError>;
     /// Fills slot pages that no rotation refers to.
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError>;

@@ -17,7 +17,7 @@ use crate::{datapath::Contents, model::ServiceId};
 /// One write to the packet path. Packets see it whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Takes a service away.
+    /// Takes a service away, or one of its ports.
     RemoveService(ServiceId),
     /// Writes a source address.
     SetSource {
@@ -49,9 +49,9 @@ pub enum Action {
         /// Schedule; the default empties it.
         rotation: Rotation,
     },
-    /// Publishes a service.
+    /// Publishes a service, or one more of its ports.
     SetService {
-        /// Identity.
+        /// Address, port and protocol.
         id: ServiceId,
         /// Index.
         index: u32,
@@ -63,7 +63,12 @@ pub enum Action {
 #[must_use]
 pub fn diff(actual: &Contents, desired: &Contents) -> Vec<Action> {
     let mut actions = Vec::new();
-    let gone = actual.services.keys().filter(|id| !desired.services.contains_key(id));
+    // A service's first key comes first and goes last, so that whoever finds it half done knows whose the others are.
+    let gone = actual
+        .services
+        .keys()
+        .rev()
+        .filter(|id| !desired.services.contains_key(id));
     actions.extend(gone.map(|id| Action::RemoveService(*id)));
     sources(actual, desired, &mut actions);
     let (serving, ending) = backends(actual, desired);

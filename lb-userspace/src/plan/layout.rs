@@ -61,6 +61,8 @@ pub enum LayoutError {
 pub struct WantedService {
     /// Identity.
     pub id: ServiceId,
+    /// What leads to it; the first is its identity.
+    pub keys: Vec<ServiceId>,
     /// Its backends that are to have an entry.
     pub backends: Vec<WantedBackend>,
 }
@@ -121,6 +123,14 @@ impl Layout {
                 members.insert(address, *index);
             }
         }
+        // Keys come in order, and the first of a service is its identity.
+        let mut services = BTreeMap::new();
+        let mut identified = BTreeSet::new();
+        for (key, index) in &contents.services {
+            if identified.insert(*index) {
+                services.insert(*key, *index);
+            }
+        }
         let in_use = contents.services.values().chain(members.keys()).copied();
         Self {
             capacities,
@@ -131,7 +141,7 @@ impl Layout {
                 contents.rotations.values().map(|r| slots::pages_of(*r)),
             ),
             sources: SourceArena::adopt(capacities.sources, &contents),
-            services: contents.services.clone(),
+            services,
             members,
             contents,
         }
@@ -141,6 +151,12 @@ impl Layout {
     #[must_use]
     pub const fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// Services that packets find.
+    pub fn published(&self) -> impl Iterator<Item = ServiceId> + '_ {
+        let published = |id: &&ServiceId| self.contents.services.contains_key(id);
+        self.services.keys().filter(published).copied()
     }
 
     /// The index and entry of a backend, if it has one.
@@ -299,7 +315,7 @@ impl Layout {
                 self.cut_sources(backend, &mut cut);
             }
         }
-        cut.services.extend(all.services.get(&id).map(|index| (id, *index)));
+        cut.services.extend(self.keys_of(id));
         // A service that is only half there may have a rotation already, or still.
         let Some(index) = self.services.get(&id) else {
             return cut;
@@ -313,6 +329,16 @@ impl Layout {
         cut
     }
 
+    /// What leads to a service.
+    fn keys_of(&self, id: ServiceId) -> impl Iterator<Item = (ServiceId, u32)> + '_ {
+        let index = self.services.get(&id).copied();
+        let of_vip = self.contents.services.range(id..);
+        of_vip
+            .take_while(move |(key, _)| key.vip.ip() == id.vip.ip())
+            .filter(move |(_, i)| Some(**i) == index)
+            .map(|(key, i)| (*key, *i))
+    }
+
     fn cut_sources(&self, backend: &Backend, cut: &mut Contents) {
         let places = backend.first_source..backend.first_source.saturating_add(backend.source_places());
         cut.sources
@@ -322,7 +348,7 @@ impl Layout {
     fn fill(&mut self, wanted: &WantedService, before: &Contents, now: Duration) -> Result<Contents, LayoutError> {
         let service = self.service_index(wanted.id)?;
         let mut after = Contents {
-            services: [(wanted.id, service)].into(),
+            services: wanted.keys.iter().map(|key| (*key, service)).collect(),
             backends: before.backends.clone(),
             sources: before.sources.clone(),
             ..Contents::default()

@@ -51,6 +51,7 @@ const fn limits() -> Limits {
         half_open_ipv6: 1 << 16,
         flows_ipv6: 1 << 16,
         services: 16,
+        service_ports: 16,
         backends: 64,
         new_flows_per_core: 0,
     }

@@ -278,3 +278,21 @@ fn every_help_text_fits_eighty_columns() {
     }
     assert!(wide.is_empty(), "{}", wide.join("\n"));
 }
+
+#[test]
+fn a_service_may_have_many_ports_and_both_protocols() {
+    let many = service("service add many --vip 10.0.0.1:80-90 --protocol tcp+udp --backend 10.0.0.2 --health none");
+    assert_eq!(many.address(), "10.0.0.1:80-90/tcp+udp");
+    assert_eq!(
+        (many.backends[0].name.as_str(), many.backends[0].address.port()),
+        ("10.0.0.2", 0)
+    );
+    let all = service("service add all --vip [2001:db8::1]:* --mode gue --backend [2001:db8::2] --timeout tcp-fin=1m");
+    assert_eq!(all.address(), "[2001:db8::1]:*/tcp");
+    assert_eq!(all.timeouts.tcp_fin, Duration::from_mins(1));
+    let one = service("service add one --vip 10.0.0.1:80 --mode l2-dsr --backend 10.0.0.2,name=a");
+    assert_eq!(
+        (one.backends[0].name.as_str(), one.backends[0].address.port()),
+        ("a", 80)
+    );
+}

@@ -8,6 +8,8 @@ pub(in crate::config) const FLOWS: RangeInclusive<u32> = 1024..=1 << 24;
 pub(in crate::config) const NEW_FLOWS: RangeInclusive<u32> = 0..=lb_common::limit::MAX_RATE;
 /// Services.
 pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
+/// Ports of services; those of one service on every port but as a range, over both protocols, are an eighth of it.
+pub(in crate::config) const SERVICE_PORTS: RangeInclusive<u32> = 1..=1 << 20;
 /// Backends of all services.
 pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=65_536;
 /// Share of new flows.

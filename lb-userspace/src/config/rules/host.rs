@@ -94,6 +94,12 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     within("limits.half-open-ipv4", ipv4, &bounds::FLOWS, problems);
     within("limits.half-open-ipv6", ipv6, &bounds::FLOWS, problems);
     within("limits.services", &limits.services, &bounds::SERVICES, problems);
+    within(
+        "limits.service-ports",
+        &limits.service_ports,
+        &bounds::SERVICE_PORTS,
+        problems,
+    );
     within("limits.backends", &limits.backends, &bounds::BACKENDS, problems);
     let new_flows = &limits.new_flows_per_core;
     within("limits.new-flows-per-core", new_flows, &bounds::NEW_FLOWS, problems);
@@ -130,15 +136,15 @@ fn source_addresses(config: &Config, problems: &mut Vec<Problem>) {
         let Some(place) = addresses.iter().position(|address| *address == vip.ip()) else {
             continue;
         };
-        if !config.full_nat.source_ports.contains(&vip.port()) {
+        let ports = &config.full_nat.source_ports;
+        let Some(port) = ports.clone().find(|port| service.covers_port(*port)) else {
             continue;
-        }
-        let (name, ports) = (&service.name, &config.full_nat.source_ports);
+        };
+        let name = &service.name;
         let message = format!(
-            "{} is also the VIP of service `{name}`, whose port {} lies within source-ports {}-{}: \
+            "{} is also the VIP of service `{name}`, whose port {port} lies within source-ports {}-{}: \
              replies of backends could not be told from requests of clients",
             vip.ip(),
-            vip.port(),
             ports.start(),
             ports.end()
         );

@@ -7,6 +7,7 @@ mod pool;
 use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
+    net::IpAddr,
     ops::RangeInclusive,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use super::{
     error::{ConfigErrors, Problem},
     value::format_duration,
 };
-use crate::model::{Backend, Config, Service, ServiceId};
+use crate::model::{Backend, Config, Protocol, Service, ServiceId};
 
 /// Checks a whole configuration.
 ///
@@ -92,15 +93,24 @@ fn counts(config: &Config, problems: &mut Vec<Problem>) {
         .iter()
         .map(|service| service.backends.len())
         .sum::<usize>();
+    let keys = |ipv4: bool| {
+        let of_family = config.services.iter().filter(|s| s.id.vip.is_ipv4() == ipv4);
+        of_family.map(|service| service.keys().count()).sum::<usize>()
+    };
     let counts = [
         ("services", services, config.limits.services),
+        (
+            "service-ports",
+            keys(true).max(keys(false)),
+            config.limits.service_ports,
+        ),
         ("backends", backends, config.limits.backends),
     ];
     for (what, count, limit) in counts {
         if usize::try_from(limit).is_ok_and(|limit| count > limit) {
             let problem = Problem::new(
                 format!("limits.{what}"),
-                format!("{count} {what} are configured, and {limit} fit"),
+                format!("{count} {} are configured, and {limit} fit", what.replace('-', " ")),
             );
             problems.push(problem.value(limit).expected(format!("at least {count}")));
         }
@@ -125,35 +135,55 @@ fn unique_services(services: &[Service], problems: &mut Vec<Problem>) {
             );
         }
         names.entry(name).or_insert(index);
-        if let Some((first, other)) = ids.get(&service.id) {
-            let message = format!("{} is the VIP of service `{other}` already", service.id);
-            problems.push(
-                Problem::new(format!("service[{index}].vip"), message)
-                    .value(service.id)
-                    .expected("another address, port or protocol; or put the backends into one service")
-                    .related(format!("service[{first}].vip"), format!("service `{other}`"))
-                    .conflict(),
-            );
+        overlap(index, service, &ids, problems);
+        for key in service.keys() {
+            ids.entry(key).or_insert((index, name));
         }
-        ids.entry(service.id).or_insert((index, name));
     }
+}
+
+/// One port of a VIP belongs to one service. A service on all ports takes those that are left, so it overlaps with none.
+fn overlap(index: usize, service: &Service, taken: &HashMap<ServiceId, (usize, &str)>, problems: &mut Vec<Problem>) {
+    let Some((key, (first, other))) = service.keys().find_map(|key| Some((key, taken.get(&key)?))) else {
+        return;
+    };
+    let what = if key.vip.port() == 0 {
+        service.address()
+    } else {
+        key.to_string()
+    };
+    let problem = Problem::new(
+        format!("service[{index}].vip"),
+        format!("{what} is the VIP of service `{other}` already"),
+    );
+    problems.push(
+        problem
+            .value(service.address())
+            .expected("another address, port or protocol; or put the backends into one service")
+            .related(format!("service[{first}].vip"), format!("service `{other}`"))
+            .conflict(),
+    );
 }
 
 /// No backend is a VIP: packets would come back to the load balancer.
 fn loops(services: &[Service], problems: &mut Vec<Problem>) {
-    let mut vips: HashMap<ServiceId, usize> = HashMap::new();
+    let mut vips: HashMap<IpAddr, Vec<usize>> = HashMap::new();
     for (index, service) in services.iter().enumerate() {
-        vips.entry(service.id).or_insert(index);
+        vips.entry(service.id.vip.ip()).or_default().push(index);
     }
     for (index, service) in services.iter().enumerate() {
         for (place, backend) in service.backends.iter().enumerate() {
-            let id = ServiceId {
-                vip: backend.address,
-                protocol: service.id.protocol,
+            let goes_round = |vip: &Service| {
+                let port = backend.address.port();
+                let shared = |p| vip.covers_protocol(p) && service.covers_protocol(p);
+                (port == 0 || vip.covers_port(port)) && (shared(Protocol::Tcp) || shared(Protocol::Udp))
             };
-            let Some((owner, vip_owner)) = vips.get(&id).and_then(|at| Some((*at, services.get(*at)?))) else {
+            let owners = vips.get(&backend.address.ip()).into_iter().flatten();
+            let mut owners = owners.filter_map(|at| Some((*at, services.get(*at)?)));
+            let Some((owner, vip_owner)) = owners.find(|(_, vip)| goes_round(vip)) else {
                 continue;
             };
+            let id = vip_owner.address();
             let whose = if owner == index {
                 "this service".to_owned()
             } else {

@@ -11,7 +11,9 @@ use super::{
     },
     bounds, duplicates, duration_within, flow_timeout, interface_names, within,
 };
-use crate::model::{Backend, Config, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress};
+use crate::model::{
+    Backend, Config, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress, endpoint_name,
+};
 
 pub(super) fn check(path: &str, service: &Service, config: &Config, problems: &mut Vec<Problem>) {
     if !is_name(&service.name) {
@@ -52,10 +54,6 @@ fn bad_name(key: &str, name: &str, expected: &str) -> Problem {
 }
 
 fn endpoint(key: &str, address: SocketAddr, problems: &mut Vec<Problem>) {
-    if address.port() == 0 {
-        let problem = Problem::new(key, format!("port 0 in {address}")).value(address);
-        problems.push(problem.expected("a port from 1 to 65535"));
-    }
     let zone = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
     if let Some((message, expected)) = unusable_address(address.ip()) {
         problems.push(Problem::new(key, message).value(address).expected(expected));
@@ -155,7 +153,20 @@ fn health(path: &str, service: &Service, problems: &mut Vec<Problem>) {
         within(&key("port"), port, &bounds::PORT, problems);
     }
     fast_interval(path, check, problems);
-    if service.id.protocol == Protocol::Udp && check.probe != Probe::None && check.port.is_none() {
+    let asks_nowhere = check.probe != Probe::None && check.port.is_none();
+    let portless = || service.backends.iter().find(|b| b.address.port() == 0);
+    if let Some(backend) = portless().filter(|_| asks_nowhere) {
+        problems.push(
+            Problem::new(
+                key("port"),
+                format!(
+                    "this key is missing: backend `{}` has no port of its own, as the client chooses it",
+                    backend.name
+                ),
+            )
+            .expected("a TCP port of the backends that tells their health, or type = \"none\""),
+        );
+    } else if service.id.protocol == Protocol::Udp && asks_nowhere {
         problems.push(
             Problem::new(
                 key("port"),
@@ -230,7 +241,7 @@ fn http_probe(path: &str, http: &HttpProbe, problems: &mut Vec<Problem>) {
 
 fn backend_alone(path: &str, service_path: &str, backend: &Backend, service: &Service, problems: &mut Vec<Problem>) {
     // An address as the name of another backend would be ambiguous on the command line.
-    if !is_name(&backend.name) && backend.name != backend.address.to_string() {
+    if !is_name(&backend.name) && backend.name != endpoint_name(backend.address) {
         problems.push(bad_name(
             &format!("{path}.name"),
             &backend.name,
@@ -273,18 +284,24 @@ fn direct_return_port(
     service: &Service,
     problems: &mut Vec<Problem>,
 ) {
-    let (port, wanted) = (backend.address.port(), service.id.vip.port());
-    if !service.mode.direct_return() || port == wanted {
+    let port = backend.address.port();
+    let (right, wanted) = if service.has_one_port() {
+        let wanted = service.id.vip.port();
+        (port == wanted, format!("port {wanted}, or none"))
+    } else {
+        (port == 0, "no port".to_owned())
+    };
+    if !service.mode.direct_return() || right {
         return;
     }
     let message = format!(
-        "port {port}, where mode {} keeps the client's port {wanted}: backends answer clients themselves, and nobody translates",
+        "port {port}, where mode {} keeps the client's port: backends answer clients themselves, and nobody translates",
         service.mode
     );
     problems.push(
         Problem::new(key, message)
             .value(backend.address)
-            .expected(format!("port {wanted}"))
+            .expected(wanted)
             .related(format!("{service_path}.vip"), "the VIP"),
     );
 }
@@ -298,7 +315,7 @@ fn unique_backends(path: &str, service: &Service, problems: &mut Vec<Problem>) {
         .backends
         .iter()
         .enumerate()
-        .filter(|(_, b)| b.name != b.address.to_string())
+        .filter(|(_, b)| b.name != endpoint_name(b.address))
         .collect();
     let names = named.iter().map(|(_, backend)| format!("`{}`", backend.name));
     let name_key = |index: usize| {

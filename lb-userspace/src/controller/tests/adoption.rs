@@ -5,7 +5,7 @@ use crate::{
         ports::HopError,
         testing::{backend, service},
     },
-    model::{Backend, Service},
+    model::{Backend, Extent, Service},
     plan::Action,
 };
 
@@ -111,4 +111,49 @@ async fn detach_on_exit_leaves_nothing() {
     daemon.stop().await;
     assert!(host.datapath.state().destroyed);
     assert!(host.net.0.lock().unwrap().vips.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_on_many_ports_is_adopted_and_changed_port_by_port() {
+    let many = |more_ports| Service {
+        extent: Extent {
+            more_ports,
+            udp_too: true,
+        },
+        ..web()
+    };
+    let host = Host::new();
+    let first = host.daemon(&[many(2)]).await;
+    first.all_up(&web()).await;
+    let keys = |host: &Host| host.datapath.state().maps.services.clone();
+    let before = keys(&host);
+    assert_eq!(
+        (before.len(), before.values().max()),
+        (6, Some(&0)),
+        "three ports, two protocols, one service"
+    );
+    first.kill().await;
+    host.datapath.take_log();
+    let second = host.daemon(&[many(2)]).await;
+    assert_eq!(host.datapath.take_log(), []);
+    second.kill().await;
+    let third = host.daemon(&[many(0)]).await;
+    let removed = host.datapath.take_log();
+    assert!(
+        removed.iter().all(|a| matches!(a, Action::RemoveService(_))),
+        "{removed:?}"
+    );
+    assert_eq!((removed.len(), keys(&host).len()), (4, 2));
+    assert_eq!(third.order(), [1, 2, 3]);
+    // Another first port is another service.
+    third.kill().await;
+    let mut moved = many(0);
+    moved.id.vip.set_port(81);
+    let fourth = host.daemon(&[moved]).await;
+    fourth.all_up(&web()).await;
+    assert_eq!(
+        keys(&host).into_keys().map(|k| k.vip.port()).collect::<Vec<_>>(),
+        [81, 81]
+    );
+    assert_eq!(fourth.order(), [1, 2, 3]);
 }

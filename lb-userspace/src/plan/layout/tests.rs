@@ -22,6 +22,16 @@ fn id(port: u16) -> ServiceId {
     }
 }
 
+/// A service on so many ports.
+fn wanted(first: u16, ports: u16, backends: Vec<WantedBackend>) -> WantedService {
+    let keys = (first..first + ports).map(id).collect();
+    WantedService {
+        id: id(first),
+        keys,
+        backends,
+    }
+}
+
 fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
     WantedBackend {
         address: ([10, 0, 1, last], 80).into(),
@@ -43,6 +53,7 @@ fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
 #[derive(Debug, Clone)]
 struct Step {
     port: u16,
+    ports: u16,
     wanted: Option<Vec<WantedBackend>>,
     fails_after: Option<usize>,
     wait: u64,
@@ -53,14 +64,16 @@ fn step() -> impl Strategy<Value = Step> {
     let backends = proptest::collection::btree_map(0u8..5, (0u32..70, any::<bool>(), 0u8..3), 0..5);
     let wanted = backends.prop_map(|all| all.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect());
     (
-        1u16..6,
+        (1u16..6).prop_map(|n| n * 10),
+        1u16..5,
         proptest::option::weighted(0.8, wanted),
         proptest::option::weighted(0.3, 0usize..8),
         0u64..150,
         any::<bool>(),
     )
-        .prop_map(|(port, wanted, fails_after, wait, sweep)| Step {
+        .prop_map(|(port, ports, wanted, fails_after, wait, sweep)| Step {
             port,
+            ports,
             wanted,
             fails_after,
             wait,
@@ -100,12 +113,12 @@ proptest! {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let mut now = Duration::from_secs(1);
-        for Step { port, wanted, fails_after, wait, sweep: swept } in steps {
+        for Step { port, ports, wanted: wish, fails_after, wait, sweep: swept } in steps {
             let id = id(port);
             now += Duration::from_millis(wait);
             fake.state().writes_left = fails_after;
-            let draft = match wanted {
-                Some(backends) => layout.draft(&WantedService { id, backends }, now),
+            let draft = match wish {
+                Some(backends) => layout.draft(&wanted(port, ports, backends), now),
                 None => Ok(layout.draft_removal(id)),
             };
             if let Ok(draft) = draft {
@@ -128,6 +141,8 @@ proptest! {
             let found = fake.contents().unwrap();
             prop_assert_eq!(&found.services, &layout.contents.services);
             prop_assert_eq!(&found.backends, &layout.contents.backends);
+            let adopted = Layout::adopt(found.clone(), SMALL, now);
+            prop_assert!(adopted.published().eq(layout.published()), "whose the ports are");
             for (number, page) in &found.pages {
                 prop_assert_eq!(layout.contents.pages.get(number), Some(page));
             }
@@ -157,9 +172,9 @@ proptest! {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let now = Duration::ZERO;
-        let wanted: Vec<_> = wishes.into_iter().map(|(port, backends)| WantedService {
-            id: id(port),
-            backends: backends.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect(),
+        let wanted: Vec<_> = wishes.into_iter().map(|(port, backends)| {
+            let backends = backends.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect();
+            wanted(port * 10, port, backends)
         }).collect();
         for service in &wanted {
             let draft = layout.draft(service, now).unwrap();
@@ -179,7 +194,7 @@ fn a_removed_backend_that_comes_back_has_its_index_again() {
     let mut fake = FakeDatapath::default();
     let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
     let mut want = |backends: Vec<WantedBackend>| {
-        let wanted = WantedService { id: id(1), backends };
+        let wanted = wanted(1, 1, backends);
         let draft = layout.draft(&wanted, Duration::ZERO).unwrap();
         assert!(bring_about(&mut fake, &mut layout, &draft));
         layout.settle(id(1), &draft, Duration::ZERO);
