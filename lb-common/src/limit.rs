@@ -37,11 +37,7 @@ impl Bucket {
     pub const fn take(&mut self, now: Tick, credit: u32) -> bool {
         let elapsed = now.remaining(self.at);
         // The packet path's clock never goes back, but it wraps.
-        let elapsed = if elapsed < 0 || elapsed.cast_unsigned() > DEPTH {
-            DEPTH
-        } else {
-            elapsed.cast_unsigned()
-        };
+        let elapsed = if elapsed < 0 { u32::MAX } else { elapsed.cast_unsigned() };
         let depth = credit as u64 * DEPTH as u64;
         let depth = if depth < TOKEN { TOKEN } else { depth };
         let tokens = self.tokens + credit as u64 * elapsed as u64;

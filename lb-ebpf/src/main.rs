@@ -34,7 +34,7 @@ use crate::packet::Frame;
 /// The programs of the packet path besides its entry. Each is reached by a tail call, with a stack and a verification of
 /// its own, and starts from the frame alone. The order is that of the program map.
 #[derive(Clone, Copy)]
-#[repr(u32)]
+#[repr(u8)]
 enum Stage {
     /// For packets of no established flow: those of half-open ones, and those that may open one.
     Open,
@@ -61,6 +61,10 @@ enum Exit {
     /// Nowhere; a TCP sender is told by RST.
     Reject(DropReason),
 }
+
+/// In a register: where a function returns it through memory, what is left in its return register may be the address of that
+/// memory, which the verifier refuses.
+const _: () = assert!(size_of::<Result<Sent, Exit>>() <= 8);
 
 /// Entry point on every interface.
 #[xdp]

@@ -366,12 +366,14 @@ impl Lab {
 
     /// Empties the flow tables.
     pub(crate) fn forget_flows(&self) {
-        let (mut v4, mut v6) = (self.table_v4(), self.table_v6());
-        for key in v4.keys().map(Result::unwrap).collect::<Vec<_>>() {
-            v4.remove(&key).unwrap();
-        }
-        for key in v6.keys().map(Result::unwrap).collect::<Vec<_>>() {
-            v6.remove(&key).unwrap();
+        for table in [Table::HalfOpen, Table::Established] {
+            let (mut v4, mut v6) = (self.table_v4(table), self.table_v6(table));
+            for key in v4.keys().map(Result::unwrap).collect::<Vec<_>>() {
+                v4.remove(&key).unwrap();
+            }
+            for key in v6.keys().map(Result::unwrap).collect::<Vec<_>>() {
+                v6.remove(&key).unwrap();
+            }
         }
     }
 

@@ -372,6 +372,8 @@ fn a_full_flow_table_refuses() {
         ] {
             pinned.map_pin_path(map, lab.pin(map));
         }
+        // The kernel empties a program map when the last user's handle is closed, unless it is pinned.
+        pinned.map_pin_path("STAGES", lab.bpffs.join(format!("STAGES_{}", service.index)));
         let mut ebpf = pinned.map_pin_path(name, &small).load(OBJECT).unwrap();
         loader::link(&mut ebpf).unwrap();
         let program: &Xdp = ebpf.program("lb").unwrap().try_into().unwrap();

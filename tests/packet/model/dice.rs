@@ -9,7 +9,7 @@ use super::{
 use crate::{
     frames::{ACK, FIN, L4, PSH, Packet, RST, SYN, Tcp, UdpChecksum},
     lab::{BACKEND_IF, CLIENT_IF, OTHER_IF, Service},
-    service::{BACK_MAC, CLIENT_MAC, FRONT_MAC},
+    service::{ANSWER, BACK_MAC, CLIENT_MAC, FRONT_MAC},
 };
 
 /// Random numbers for one packet.
@@ -86,7 +86,7 @@ impl<'a> Dice<'a> {
         let l4 = if key.is_tcp() {
             L4::Tcp(Tcp {
                 flags: ACK,
-                seq: 0xfeed_beef,
+                seq: ANSWER,
                 ack: 0x0102_0305,
                 window: 512,
                 urgent: 0,

@@ -70,6 +70,8 @@ impl Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     SynSeen,
+    /// What the client acknowledges next.
+    SynAnswered(u32),
     Established,
     ClientFin,
     BackendFin,
@@ -95,6 +97,8 @@ pub(super) struct Flow {
 struct Parsed {
     key: Key,
     flags: u8,
+    /// TCP's sequence and acknowledgement number.
+    numbers: (u32, u32),
     ttl: u8,
     /// Of the IP packet.
     length: usize,
@@ -164,7 +168,7 @@ impl<'a> Model<'a> {
             reply.map(|key| self.by_key.remove(&key));
             return Ok(None);
         }
-        flow.phase = after(flow.phase, from_client, packet.flags);
+        flow.phase = after(flow.phase, from_client, packet);
         if from_client {
             flow.client = (back(frame), interface);
         }
@@ -354,6 +358,11 @@ fn parse(frame: &[u8]) -> Result<Parsed, Left> {
             protocol,
         },
         flags,
+        numbers: if protocol == TCP {
+            (long_number(frame, l4 + 4), long_number(frame, l4 + 8))
+        } else {
+            (0, 0)
+        },
         ttl,
         length,
         fragment,
@@ -463,18 +472,32 @@ fn nonsense(flags: u8) -> bool {
     flags & (SYN | ACK | FIN | RST) == 0 || (flags & SYN != 0 && flags & (FIN | RST) != 0)
 }
 
-fn after(phase: Phase, from_client: bool, flags: u8) -> Phase {
+fn after(phase: Phase, from_client: bool, packet: &Parsed) -> Phase {
+    let ((seq, ack), flags) = (packet.numbers, packet.flags);
     let (fin, rst) = (flags & FIN != 0, flags & RST != 0);
     match phase {
         Phase::Udp | Phase::Closing => phase,
-        // The client refuses the answer of an older connection.
-        Phase::SynSeen if rst && from_client => phase,
+        Phase::SynSeen | Phase::SynAnswered(_) if !from_client => match flags & (SYN | ACK | RST) {
+            both if both == SYN | ACK => Phase::SynAnswered(seq.wrapping_add(1)),
+            _ if rst => Phase::Closing,
+            _ => phase,
+        },
+        // Even if it refuses: that may be the answer of an older connection.
+        Phase::SynSeen => phase,
+        Phase::SynAnswered(_) if rst => Phase::Closing,
+        Phase::SynAnswered(answer) => {
+            let complete = flags & ACK != 0 && flags & SYN == 0 && ack.wrapping_sub(answer) < 65_536;
+            match (complete, fin) {
+                (false, _) => phase,
+                (true, false) => Phase::Established,
+                (true, true) => Phase::ClientFin,
+            }
+        }
         _ if rst => Phase::Closing,
         Phase::BackendFin if fin && from_client => Phase::Closing,
         Phase::ClientFin if fin && !from_client => Phase::Closing,
         _ if fin && from_client => Phase::ClientFin,
         _ if fin => Phase::BackendFin,
-        Phase::SynSeen if from_client && flags & ACK != 0 && flags & SYN == 0 => Phase::Established,
         _ => phase,
     }
 }
