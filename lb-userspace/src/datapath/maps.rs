@@ -166,10 +166,18 @@ pub(super) fn scatter_source_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathErro
 
 /// Puts the programs besides the entry where its tail calls find them.
 pub(super) fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let mut stages: ProgramArray<MapData> = take(ebpf, "STAGES")?;
-    for (stage, name) in (0..).zip(abi::STAGES) {
+    let mut programs = Vec::new();
+    for name in abi::STAGES {
         let program = loader::program(ebpf, name)?;
-        let fd = program.fd().map_err(|e| kernel(format!("program {name}"), e))?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        programs.push(fd.map_err(|e| kernel(format!("program {name}"), e))?);
+    }
+    // The object keeps the map: the kernel empties one that is neither open nor pinned.
+    let map = ebpf
+        .map_mut("STAGES")
+        .ok_or_else(|| kernel("map STAGES", "not in the object"))?;
+    let mut stages = ProgramArray::try_from(map).map_err(|e| kernel("map STAGES", e))?;
+    for (stage, fd) in (0..).zip(&programs) {
         stages.set(stage, fd, 0).map_err(|e| kernel("map STAGES", e))?;
     }
     Ok(())
