@@ -495,11 +495,11 @@ impl Mode {
 pub struct BackendStats {
     /// Packets from clients.
     pub packets_in: u64,
-    /// Bytes from clients, Ethernet headers included.
+    /// Bytes from clients: Ethernet header and IP packet as they came, without padding behind and tunnel headers before.
     pub bytes_in: u64,
     /// Packets to clients.
     pub packets_out: u64,
-    /// Bytes to clients.
+    /// Bytes to clients, counted alike.
     pub bytes_out: u64,
     /// Flows opened.
     pub opened: u64,

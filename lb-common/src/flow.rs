@@ -1,5 +1,7 @@
 //! The life of a flow: time, TCP phases, and when an entry of the flow table is refreshed.
 
+use crate::abi::Mode;
+
 /// A point in time: the kernel's jiffies in units of 2^20 ns (about 1.05 ms), wrapping after 52 days.
 ///
 /// Comparisons hold for points less than 26 days apart; configured timeouts are at most seven days.
@@ -152,6 +154,18 @@ impl Phase {
                 (_, Direction::TO_BACKEND) => Self::CLIENT_FIN,
                 _ => Self::BACKEND_FIN,
             },
+        }
+    }
+
+    /// Whether a client's SYN begins another flow. Where the backend's FIN is not seen, the client's has to do: a client that
+    /// uses its port again has done with the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn replaceable(self, mode: Mode) -> bool {
+        match self {
+            Self::CLOSING => true,
+            Self::CLIENT_FIN => !mode.sees_replies(),
+            _ => false,
         }
     }
 

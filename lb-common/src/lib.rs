@@ -6,7 +6,9 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod encap;
 pub mod flow;
+pub mod hash;
 pub mod limit;
 pub mod net;
 pub mod reason;

@@ -79,6 +79,8 @@ reasons! {
         Internal = "internal",
         /// More new flows than `limits.new-flows-per-core` allows; no answer, so that the client tries again a little later.
         NewFlowLimit = "new-flow-limit",
+        /// The driver leaves too little room before the frame for a tunnel's headers, as modes `ipip` and `gue` need it.
+        NoHeadroom = "no-headroom",
     }
 }
 

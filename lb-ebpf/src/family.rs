@@ -2,12 +2,13 @@
 
 use lb_common::{
     abi::{FlowKey, Link, Service, ServiceKey},
+    encap::Outer,
     net::{Addr4, Addr6, Address},
     rewrite::Rewrite,
 };
 
 use crate::{
-    Exit,
+    Exit, encap,
     maps::{self, Flows, NewFlow},
     packet::Frame,
     parse::{self, Ip},
@@ -18,6 +19,10 @@ use crate::{
 pub trait Family: Sized + 'static {
     /// Its addresses.
     type Addr: Address + Default + 'static;
+    /// Its number.
+    const VERSION: u8;
+    /// Bytes of Ethernet and IP header.
+    const HEAD: usize;
     /// Whether a UDP checksum of zero means "none" (IPv4) or is forbidden (IPv6).
     const UDP_CHECKSUM_OPTIONAL: bool;
 
@@ -25,6 +30,10 @@ pub trait Family: Sized + 'static {
     fn parse(frame: Frame) -> Result<Ip<Self::Addr>, Exit>;
     /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
     fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>, link: &Link) -> Option<()>;
+    /// Decrements the TTL of the IP header that lies there, and gives its DSCP and ECN.
+    fn hop(frame: Frame, offset: usize) -> Option<u8>;
+    /// Writes Ethernet and IP header of a tunnel.
+    fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()>;
     /// Its table of established flows.
     fn flows() -> Flows<Self::Addr>;
     /// Its table of half-open flows.
@@ -43,6 +52,8 @@ pub struct V6;
 
 impl Family for V4 {
     type Addr = Addr4;
+    const VERSION: u8 = 4;
+    const HEAD: usize = parse::HEAD_V4;
     const UDP_CHECKSUM_OPTIONAL: bool = true;
 
     #[inline(always)]
@@ -53,6 +64,16 @@ impl Family for V4 {
     #[inline(always)]
     fn rewrite(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
         rewrite::ipv4(frame, rewrite, link)
+    }
+
+    #[inline(always)]
+    fn hop(frame: Frame, offset: usize) -> Option<u8> {
+        rewrite::hop_ipv4(frame, offset)
+    }
+
+    #[inline(always)]
+    fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()> {
+        encap::ipv4(frame, outer, link)
     }
 
     #[inline(always)]
@@ -78,6 +99,8 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Addr = Addr6;
+    const VERSION: u8 = 6;
+    const HEAD: usize = parse::HEAD_V6;
     const UDP_CHECKSUM_OPTIONAL: bool = false;
 
     #[inline(always)]
@@ -88,6 +111,16 @@ impl Family for V6 {
     #[inline(always)]
     fn rewrite(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
         rewrite::ipv6(frame, rewrite, link)
+    }
+
+    #[inline(always)]
+    fn hop(frame: Frame, offset: usize) -> Option<u8> {
+        rewrite::hop_ipv6(frame, offset)
+    }
+
+    #[inline(always)]
+    fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()> {
+        encap::ipv6(frame, outer, link)
     }
 
     #[inline(always)]

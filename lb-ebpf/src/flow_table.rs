@@ -2,7 +2,8 @@
 //!
 //! A flow has two entries, one per direction, each under the key of the packets that arrive. They are refreshed
 //! together, at most every few seconds, so that most packets write nothing; a refresh also restores an entry whose twin
-//! was evicted, and ends a flow whose source port was given to another meanwhile.
+//! was evicted, and ends a flow whose source port was given to another meanwhile. In modes whose replies do not come back
+//! this way, a flow has the client's entry alone.
 //!
 //! There are two tables: a flow opens in that of the half-open ones, and moves to that of the established ones when it
 //! proves real ([`crate::half_open`]). What forged packets make can so push out other half-open flows only.
@@ -79,7 +80,7 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         flow.phase = phase;
         flow.expires = now.plus(backend.timeouts.of(phase));
         flow.client = client;
-        if !refresh::<F, Established>(&packet.key, flow, before, now) {
+        if !refresh::<F, Established>(&packet.key, flow, backend.mode, before, now) {
             return Ok(None);
         }
     }
@@ -97,7 +98,7 @@ pub fn look_up<F: Family, T: Table>(packet: &Packet<F>, now: Tick) -> Result<Opt
     }
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let from_client = flow.direction == Direction::TO_BACKEND;
-    let replaced = flow.phase == Phase::CLOSING && packet.flags.opens();
+    let replaced = packet.flags.opens() && flow.phase.replaceable(backend.mode);
     let orphaned = backend.state != BackendState::UP && backend.on_down != OnDown::KEEP;
     if from_client && (replaced || orphaned) {
         give_up::<F, T>(packet, flow, backend)?;
@@ -109,21 +110,23 @@ pub fn look_up<F: Family, T: Table>(packet: &Packet<F>, now: Tick) -> Result<Opt
 /// Ends a flow that a new one replaces, or whose backend is down. A SYN and a datagram may open the next one.
 #[inline(always)]
 fn give_up<F: Family, T: Table>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<(), Exit> {
-    end::<F, T>(&packet.key, flow);
+    end::<F, T>(&packet.key, flow, backend.mode);
     if packet.flags.opens() || (packet.key.protocol() != TCP && backend.on_down == OnDown::MOVE) {
         return Ok(());
     }
     Err(Exit::Reject(DropReason::BackendDown))
 }
 
-/// Removes both entries of a flow.
+/// Removes the entries of a flow.
 #[inline(always)]
-fn end<F: Family, T: Table>(key: &Key<F>, flow: FlowRef<F::Addr>) {
+fn end<F: Family, T: Table>(key: &Key<F>, flow: FlowRef<F::Addr>, mode: Mode) {
     if flow.phase != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
-    let twin = flow.rewrite.reply_key(key.protocol());
-    T::of::<F>().remove(&twin);
+    if mode.sees_replies() {
+        let twin = flow.rewrite.reply_key(key.protocol());
+        T::of::<F>().remove(&twin);
+    }
     T::of::<F>().remove(key);
 }
 
@@ -144,11 +147,14 @@ fn link_of(frame: Frame) -> Result<Link, Exit> {
     Ok(Link::back(ethernet.words::<3, 0>(), frame.ifindex()))
 }
 
-/// Writes what a packet changed in one entry into the other; false when the flow has lost that to another flow, and ended.
+/// Writes what a packet changed in one entry into the other, if there is another; false when the flow has lost that to another flow, and ended.
 #[inline(never)]
-pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, before: Phase, now: Tick) -> bool {
+pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, mode: Mode, before: Phase, now: Tick) -> bool {
     if flow.phase == Phase::CLOSING && before != Phase::CLOSING {
         stats::count_closed(flow.backend);
+    }
+    if !mode.sees_replies() {
+        return true;
     }
     let twin_key = flow.rewrite.reply_key(key.protocol());
     let whole = match T::of::<F>().get(&twin_key) {
@@ -211,14 +217,16 @@ pub fn keep_claim<F: Family, T: Table>(key: &Key<F>, claimed: &Key<F>, now: Tick
     false
 }
 
-/// Makes the two entries of a new flow to the chosen backend.
+/// Makes the entries of a new flow to the chosen backend.
 #[inline(always)]
 pub fn open<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) -> Result<Found<F>, Exit> {
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
     describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
-    claim::<F>(&packet.key, backend, now, new)?;
-    settle::<F>(&packet.key, now, new)?;
+    if backend.mode.sees_replies() {
+        claim::<F>(&packet.key, backend, now, new)?;
+    }
+    settle::<F>(&packet.key, backend.mode, now, new)?;
     // A packet that came at the same time on another CPU may have opened the flow, to another backend.
     let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
     Ok((&mut new.flow, backend))
@@ -238,7 +246,13 @@ pub fn describe<F: Family>(
     } else {
         Phase::UDP_NEW
     };
-    let to = (F::Addr::from_any(backend.address), backend.port);
+    // Where replies are not seen, the packet keeps its addresses and ports.
+    let to = if backend.mode.sees_replies() {
+        let address = F::Addr::from_any(backend.address);
+        (address, port_of(backend, packet.key.dst_port))
+    } else {
+        (packet.key.dst, packet.key.dst_port)
+    };
     // Field by field: a whole entry on the stack would not fit beside the rest.
     flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
     flow.client = link_of(frame)?;
@@ -249,6 +263,12 @@ pub fn describe<F: Family>(
     flow.direction = Direction::TO_BACKEND;
     flow.answer = 0;
     Ok(())
+}
+
+/// The port that a flow reaches its backend at: the backend's own, or the one that the client asked for.
+#[inline(always)]
+fn port_of(backend: &Backend, asked: Be16) -> Be16 {
+    if backend.port.get() == 0 { asked } else { backend.port }
 }
 
 /// Makes the entry of the replies, which claims the source port; in `full-nat` mode it picks one.
@@ -262,7 +282,7 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
         };
     }
     for _ in 0..SOURCE_ATTEMPTS {
-        let source = next_source::<F>(backend)?;
+        let source = next_source::<F>(backend, new.flow.rewrite.dst_port)?;
         new.flow.rewrite = Rewrite::new(key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
         if claim_reply::<F>(key, now, new)? {
             return Ok(());
@@ -273,8 +293,8 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
 
 /// The next source address and port in turn, so that a port rests as long as possible before it is used again.
 #[inline(always)]
-fn next_source<F: Family>(backend: &Backend) -> Result<(F::Addr, Be16), Exit> {
-    let cursor = schedule::source_cursor(backend.address, backend.port);
+fn next_source<F: Family>(backend: &Backend, port: Be16) -> Result<(F::Addr, Be16), Exit> {
+    let cursor = schedule::source_cursor(backend.address, port);
     let ticket = maps::next_source(cursor).ok_or(INTERNAL)?;
     let ports = u64::from(backend.source_ports);
     let turn = ticket.checked_div(ports).ok_or(INTERNAL)?;
@@ -314,7 +334,7 @@ fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -
 
 /// Makes the client's entry; where another CPU was faster, gives back the claim and takes over that CPU's flow.
 #[inline(always)]
-fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
+fn settle<F: Family>(key: &Key<F>, mode: Mode, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
     if insert::<F, HalfOpen>(key, &new.flow)? {
         stats::count_opened(new.flow.backend);
         return Ok(());
@@ -322,7 +342,7 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Res
     if let Some(other) = F::half_open_flows().get(key) {
         if !other.expires.passed(now) {
             // In `nat` mode both CPUs claimed the same entry for the replies, which that flow needs.
-            if other.rewrite.reply_key(key.protocol()) != new.reply_key {
+            if mode.sees_replies() && other.rewrite.reply_key(key.protocol()) != new.reply_key {
                 F::half_open_flows().remove(&new.reply_key);
             }
             new.flow = *other;

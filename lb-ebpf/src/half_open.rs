@@ -48,7 +48,7 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         flow.phase = after.phase;
         flow.expires = now.plus(timeout);
         flow.client = client;
-        let whole = flow_table::refresh::<F, HalfOpen>(&packet.key, flow, before.phase, now);
+        let whole = flow_table::refresh::<F, HalfOpen>(&packet.key, flow, backend.mode, before.phase, now);
         return Ok(whole.then_some((flow, backend)));
     }
     let new = F::new_flow().ok_or(INTERNAL)?;
@@ -100,7 +100,9 @@ fn establish<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut Ne
     if !publish::<F>(key, &new.flow, &new.reply_key, now)? {
         return Ok(false);
     }
-    F::half_open_flows().remove(&new.reply_key);
+    if backend.mode.sees_replies() {
+        F::half_open_flows().remove(&new.reply_key);
+    }
     F::half_open_flows().remove(key);
     Ok(true)
 }

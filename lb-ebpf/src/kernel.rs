@@ -3,10 +3,10 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_xdp_adjust_head};
 use lb_common::flow::Tick;
 
-use crate::features;
+use crate::{features, packet::Frame};
 
 /// The time, right to a jiffy (1 to 10 ms). The kernel makes one load of this helper; reading any of its clocks would be
 /// a call, which costs a fifth of an established packet.
@@ -26,4 +26,12 @@ pub unsafe fn take_ticket(counter: *mut u64) -> u64 {
     // what was there.
     // SAFETY: by contract.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, 1) }
+}
+
+/// Makes the frame begin so many bytes earlier; `None` where the driver left no room for them. What they are is undefined.
+#[inline(always)]
+pub fn make_room(frame: Frame, bytes: u32) -> Option<()> {
+    // SAFETY: a context that the kernel handed; it checks the new start, and every window is taken anew.
+    let result = unsafe { bpf_xdp_adjust_head(frame.context().ctx, -(bytes as i32)) };
+    (result == 0).then_some(())
 }

@@ -8,6 +8,7 @@
     reason = "BPF's atomics that return a value have no stable name on this target"
 )]
 
+mod encap;
 mod family;
 mod features;
 mod flow_table;

@@ -6,12 +6,13 @@
 
 use core::mem::offset_of;
 
-use crate::word;
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
 use lb_common::{
     net::Be16,
     wire::{Ethernet, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp},
 };
+
+use crate::word;
 
 /// A frame as it came from the driver.
 #[derive(Clone, Copy)]
@@ -52,26 +53,38 @@ impl Frame {
     #[inline(always)]
     pub fn ifindex(self) -> u32 {
         // SAFETY: the kernel hands a valid context.
-        unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, ingress_ifindex) }>(self.ctx) }
+        unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, ingress_ifindex) }>(self.ctx) as u32 }
     }
 
     /// Its bytes, Ethernet header included.
     #[inline(always)]
     pub fn length(self) -> usize {
-        self.context().data_end() - self.context().data()
+        self.end() - self.start()
     }
 
     /// `LENGTH` bytes from an even offset on; `None` beyond the end. The only bounds check: what is read or written
     /// through the window needs none.
     #[inline(always)]
     pub fn window<const LENGTH: usize>(self, offset: usize) -> Option<Window<LENGTH>> {
-        let start = self.context().data() + offset;
-        if start + LENGTH > self.context().data_end() {
+        let start = self.start() + offset;
+        if start + LENGTH > self.end() {
             return None;
         }
         Some(Window {
             start: start as *mut u8,
         })
+    }
+
+    #[inline(always)]
+    fn start(self) -> usize {
+        // SAFETY: the kernel hands a valid context.
+        unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, data) }>(self.ctx) as usize }
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        // SAFETY: as above.
+        unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, data_end) }>(self.ctx) as usize }
     }
 
     /// Cuts or keeps the frame so that it ends after `length` bytes.

@@ -20,7 +20,8 @@ pub const HEAD_V4: usize = ETHERNET + size_of::<Ipv4>();
 /// Bytes of Ethernet and IPv6 header.
 pub const HEAD_V6: usize = ETHERNET + size_of::<Ipv6>();
 
-const ETHERTYPE: usize = 12;
+/// Where the number of what follows lies in the Ethernet header.
+pub const ETHERTYPE: usize = 12;
 const IPV6_FRAGMENT: u8 = 44;
 /// Hop-by-hop options, routing, destination options, authentication, mobility, HIP, shim6 (RFC 8200, IANA).
 const IPV6_EXTENSIONS: [u8; 7] = [0, 43, 60, 51, 135, 139, 140];

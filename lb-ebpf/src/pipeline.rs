@@ -1,18 +1,20 @@
 //! What happens to a packet, top to bottom.
 
 use lb_common::{
-    abi::{Backend, Flow, Link},
+    abi::{Backend, Flow, Link, Mode},
+    encap::inner_mtu,
     flow::{Direction, Tick},
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
+    wire::ETHERNET,
 };
 
 use crate::{
-    Exit, Sent, Stage,
+    Exit, Sent, Stage, encap,
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
-    half_open, kernel, log,
+    half_open, kernel, log, maps,
     packet::Frame,
     parse::{self, Packet},
     rewrite, select, service, stats, unstored,
@@ -97,13 +99,25 @@ fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
         }
         admitted => admitted?,
     }
-    let backend = select::backend(service)?;
-    let found = flow_table::open::<F>(frame, packet, backend, now)?;
+    let chosen = select::backend(service)?;
+    acceptable::<F>(frame, packet, chosen)?;
+    let found = flow_table::open::<F>(frame, packet, chosen, now)?;
     log::opened::<F>(frame);
     Ok(found)
 }
 
-/// Rewrites the packet as its flow says and sends it on.
+/// Whether the chosen backend can be sent this packet, asked before a flow is made for it.
+#[inline(always)]
+fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Result<(), Exit> {
+    let backend = maps::backend(chosen).ok_or(Exit::Drop(DropReason::Internal))?;
+    forwardable::<F>(packet, Direction::TO_BACKEND, backend)?;
+    if backend.mode.sees_replies() {
+        rewrite::possible::<F>(frame, packet)?;
+    }
+    Ok(())
+}
+
+/// Rewrites or wraps the packet as its flow and its backend's mode say, and sends it on.
 #[inline(always)]
 fn deliver<F: Family>(frame: Frame, packet: &Packet<F>, flow: &Flow<F::Addr>, backend: &Backend) -> Result<Sent, Exit> {
     let link: &Link = if flow.direction == Direction::TO_BACKEND {
@@ -111,20 +125,31 @@ fn deliver<F: Family>(frame: Frame, packet: &Packet<F>, flow: &Flow<F::Addr>, ba
     } else {
         &flow.client
     };
-    if packet.ttl <= 1 {
-        return Err(Exit::Pass(PassReason::TtlExpired));
+    forwardable::<F>(packet, flow.direction, backend)?;
+    match backend.mode {
+        Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?,
+        Mode::L2_DSR => rewrite::neighbour(frame, link)?,
+        _ => encap::apply::<F>(frame, packet, backend)?,
     }
-    if packet.fragment {
-        return Err(Exit::Drop(DropReason::Fragment));
-    }
-    if flow.direction == Direction::TO_BACKEND && packet.length > backend.mtu {
-        return Err(Exit::Drop(DropReason::ExceedsMtu));
-    }
-    rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?;
-    stats::count_packet(flow.backend, flow.direction, frame.length());
+    stats::count_packet(flow.backend, flow.direction, ETHERNET as u32 + packet.length);
     Ok(if link.ifindex == frame.ifindex() {
         Sent::Back
     } else {
         Sent::To(link.ifindex)
     })
+}
+
+/// Whether the packet may go on, and fits the way. In `l2-dsr` it makes no hop, and its TTL does not matter.
+#[inline(always)]
+fn forwardable<F: Family>(packet: &Packet<F>, direction: Direction, backend: &Backend) -> Result<(), Exit> {
+    if packet.ttl <= 1 && backend.mode != Mode::L2_DSR {
+        return Err(Exit::Pass(PassReason::TtlExpired));
+    }
+    if packet.fragment {
+        return Err(Exit::Drop(DropReason::Fragment));
+    }
+    if direction == Direction::TO_BACKEND && packet.length > inner_mtu(backend) {
+        return Err(Exit::Drop(DropReason::ExceedsMtu));
+    }
+    Ok(())
 }

@@ -4,11 +4,11 @@
 
 use lb_common::{
     abi::Link,
-    checksum::Delta,
+    checksum::{Delta, TTL_DECREMENT},
     net::{Addr4, Addr6, Address, UDP},
     reason::DropReason,
     rewrite::Rewrite,
-    wire::{ETHERNET, TCP_CHECKSUM, UDP_CHECKSUM},
+    wire::{ETHERNET, Ipv4, Ipv6, TCP_CHECKSUM, UDP_CHECKSUM},
 };
 
 use crate::{
@@ -34,6 +34,24 @@ pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, rewrite: &Rewrite<F::A
     F::rewrite(frame, rewrite, link).ok_or(INTERNAL)
 }
 
+/// Whether [`apply`] would do it, asked before a flow is made.
+#[inline(always)]
+pub fn possible<F: Family>(frame: Frame, packet: &Packet<F>) -> Result<(), Exit> {
+    if packet.key.protocol() != UDP {
+        return Ok(());
+    }
+    let checksum: Window<2> = frame.window(packet.l4 + UDP_CHECKSUM).ok_or(INTERNAL)?;
+    l4_checksum::<F>(UDP, checksum.read::<u16, 0>(), Delta::ZERO).map(drop)
+}
+
+/// The MAC addresses alone.
+#[inline(always)]
+pub fn neighbour(frame: Frame, link: &Link) -> Result<(), Exit> {
+    let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
+    ethernet.set_words::<3, 0>(link.addresses);
+    Ok(())
+}
+
 /// The new TCP or UDP checksum.
 #[inline(always)]
 fn l4_checksum<F: Family>(protocol: u8, old: u16, delta: Delta) -> Result<u16, Exit> {
@@ -43,6 +61,31 @@ fn l4_checksum<F: Family>(protocol: u8, old: u16, delta: Delta) -> Result<u16, E
         (UDP, old) => Ok(delta.apply_udp(old)),
         (_, old) => Ok(delta.apply(old)),
     }
+}
+
+/// The TTL of the IPv4 header that lies there goes down by one; gives its DSCP and ECN.
+#[inline(always)]
+pub fn hop_ipv4(frame: Frame, offset: usize) -> Option<u8> {
+    const TTL: usize = 8;
+    let header: Window<{ size_of::<Ipv4>() }> = frame.window(offset)?;
+    let [first] = header.words::<1, 0>();
+    let [old] = header.words::<1, TTL>();
+    let [ttl, protocol, c0, c1] = old.to_ne_bytes();
+    let [c0, c1] = TTL_DECREMENT.apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
+    header.set_words::<1, TTL>([u32::from_ne_bytes([ttl - 1, protocol, c0, c1])]);
+    let [_, class, ..] = first.to_ne_bytes();
+    Some(class)
+}
+
+/// The hop limit of the IPv6 header that lies there goes down by one; gives its traffic class.
+#[inline(always)]
+pub fn hop_ipv6(frame: Frame, offset: usize) -> Option<u8> {
+    const NEXT_AND_HOP_LIMIT: usize = 6;
+    let header: Window<{ size_of::<Ipv6>() }> = frame.window(offset)?;
+    let [next_header, hop_limit] = header.read::<u16, NEXT_AND_HOP_LIMIT>().to_ne_bytes();
+    header.write::<u16, NEXT_AND_HOP_LIMIT>(u16::from_ne_bytes([next_header, hop_limit - 1]));
+    let [first] = header.words::<1, 0>();
+    Some((u32::from_be(first) >> 20) as u8)
 }
 
 /// MAC addresses, IP addresses, TTL and header checksum.

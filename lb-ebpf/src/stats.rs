@@ -6,14 +6,14 @@ use crate::maps;
 
 /// A packet that was forwarded.
 #[inline(always)]
-pub fn count_packet(backend: u32, direction: Direction, bytes: usize) {
+pub fn count_packet(backend: u32, direction: Direction, bytes: u32) {
     if let Some(stats) = maps::backend_stats(backend) {
         if direction == Direction::TO_BACKEND {
             stats.packets_in += 1;
-            stats.bytes_in += bytes as u64;
+            stats.bytes_in += u64::from(bytes);
         } else {
             stats.packets_out += 1;
-            stats.bytes_out += bytes as u64;
+            stats.bytes_out += u64::from(bytes);
         }
     }
 }

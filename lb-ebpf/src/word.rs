@@ -31,16 +31,17 @@ pub unsafe fn store_word(at: *mut u32, word: u32) {
 }
 
 /// Loads 32 bits at an offset of the context. The verifier wants the offset in the instruction, while LLVM may work out the
-/// address once for several loads.
+/// address once for several loads. The kernel makes addresses of packet memory of some, in 64 bits: of a plain load LLVM
+/// knows that the upper half is zero, and may clear that again, which leaves the verifier no address.
 ///
 /// # Safety
 /// `context` is what the kernel gave to the program, and the offset that of a readable field.
 #[inline(always)]
-pub unsafe fn load_field<T, const OFFSET: usize>(context: *const T) -> u32 {
+pub unsafe fn load_field<T, const OFFSET: usize>(context: *const T) -> u64 {
     let word: u64;
     // SAFETY: by contract.
     unsafe {
         asm!("{word} = *(u32 *)({context} + {offset})", context = in(reg) context, offset = const OFFSET, word = lateout(reg) word, options(nostack, preserves_flags, pure, readonly))
     };
-    word as u32
+    word
 }

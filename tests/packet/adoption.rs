@@ -61,7 +61,7 @@ fn the_old_program_serves_until_the_new_one_is_attached() {
     let ifindex = lab.ifindex(CLIENT_IF);
     let out = run(next.program().unwrap(), ifindex, &[], &request.bytes());
     assert_eq!(out.verdict, Verdict::Redirect);
-    assert_eq!(service.server_of(&out.frame), flow.0, "both see the same flows");
+    assert_eq!(service.way_of(&out.frame).0, flow.0, "both see the same flows");
 }
 
 /// Messages take room on the stack of 512 bytes and branches of the verifier.

@@ -149,7 +149,7 @@ fn cpus_share_one_cursor() {
             "{:?}",
             lab.reasons()
         );
-        let taken = shares(outcomes.iter().map(|out| service.server_of(&out.frame).index));
+        let taken = shares(outcomes.iter().map(|out| service.way_of(&out.frame).0.index));
         assert_eq!(taken.len(), 3);
         assert!(
             taken.values().max().unwrap() - taken.values().min().unwrap() <= 1,

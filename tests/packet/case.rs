@@ -12,12 +12,32 @@ pub(crate) enum Family {
     V6,
 }
 
+impl Family {
+    /// An address, by network and host number.
+    pub(crate) fn ip(self, network: u8, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, network, 0, host).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, network.into(), 0x1234, 0, 0xabcd, 0, host.into()).into(),
+        }
+    }
+
+    /// The bytes of a header without options.
+    pub(crate) const fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+}
+
 /// What rows are repeated over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) family: Family,
     pub(crate) protocol: Protocol,
     pub(crate) mode: Mode,
+    /// IP version of a tunnel's outer header; elsewhere the same as `family`.
+    pub(crate) outer: Family,
     /// Backends are behind the clients' interface.
     pub(crate) one_arm: bool,
 }
@@ -28,6 +48,7 @@ impl Case {
         family: Family::V4,
         protocol: Protocol::Tcp,
         mode: Mode::FULL_NAT,
+        outer: Family::V4,
         one_arm: false,
     };
 
@@ -42,12 +63,13 @@ impl Case {
         let mut all = Vec::new();
         for family in [Family::V4, Family::V6] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                for mode in [Mode::FULL_NAT, Mode::NAT] {
+                for (mode, outer) in Self::modes(family) {
                     for one_arm in [false, true] {
                         all.push(Self {
                             family,
                             protocol,
                             mode,
+                            outer,
                             one_arm,
                         });
                     }
@@ -55,6 +77,55 @@ impl Case {
             }
         }
         all
+    }
+
+    /// Every mode for clients of a family; tunnels over both.
+    fn modes(family: Family) -> [(Mode, Family); 7] {
+        [
+            (Mode::FULL_NAT, family),
+            (Mode::NAT, family),
+            (Mode::L2_DSR, family),
+            (Mode::IPIP, Family::V4),
+            (Mode::IPIP, Family::V6),
+            (Mode::GUE, Family::V4),
+            (Mode::GUE, Family::V6),
+        ]
+    }
+
+    /// Those over UDP, with two arms.
+    pub(crate) fn udp() -> Vec<Self> {
+        Self::two_arms()
+            .into_iter()
+            .filter(|case| case.protocol == Protocol::Udp)
+            .collect()
+    }
+
+    /// Those with two arms whose replies come back through the packet path.
+    pub(crate) fn both_ways() -> Vec<Self> {
+        Self::two_arms()
+            .into_iter()
+            .filter(|case| case.mode.sees_replies())
+            .collect()
+    }
+
+    /// Those among them over TCP.
+    pub(crate) fn tcp_both_ways() -> Vec<Self> {
+        let mut cases = Self::both_ways();
+        cases.retain(|case| case.protocol == Protocol::Tcp);
+        cases
+    }
+
+    /// Those with two arms whose replies do not.
+    pub(crate) fn one_way() -> Vec<Self> {
+        Self::two_arms()
+            .into_iter()
+            .filter(|case| !case.mode.sees_replies())
+            .collect()
+    }
+
+    /// Those with two arms and a tunnel.
+    pub(crate) fn tunnels() -> Vec<Self> {
+        Self::two_arms().into_iter().filter(|case| case.tunnel()).collect()
     }
 
     /// Those over TCP, with two arms.
@@ -80,9 +151,26 @@ impl Case {
 
     /// An address of the case's family, by network and host number.
     pub(crate) fn ip(self, network: u8, host: u8) -> IpAddr {
-        match self.family {
-            Family::V4 => Ipv4Addr::new(10, network, 0, host).into(),
-            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, network.into(), 0x1234, 0, 0xabcd, 0, host.into()).into(),
+        self.family.ip(network, host)
+    }
+
+    /// A server's address.
+    pub(crate) fn server(self, network: u8, host: u8) -> IpAddr {
+        self.outer.ip(network, host)
+    }
+
+    /// Whether packets are wrapped.
+    pub(crate) const fn tunnel(self) -> bool {
+        matches!(self.mode, Mode::IPIP | Mode::GUE)
+    }
+
+    /// Bytes that are put before the IP packet.
+    pub(crate) const fn overhead(self) -> usize {
+        let ip = self.outer.header();
+        match self.mode {
+            Mode::IPIP => ip,
+            Mode::GUE => ip + 8,
+            _ => 0,
         }
     }
 
@@ -91,16 +179,17 @@ impl Case {
         SocketAddr::new(self.ip(200, 10), port)
     }
 
-    /// Source addresses of `full-nat`.
+    /// Source addresses of `full-nat`; of tunnels, the first is the base.
     pub(crate) fn source(self, place: u8) -> IpAddr {
-        self.ip(100, 2 + place)
+        if self.tunnel() {
+            self.outer.ip(101, 64 + place)
+        } else {
+            self.ip(100, 2 + place)
+        }
     }
 
     /// The bytes of an IP header without options.
     pub(crate) const fn ip_header(self) -> usize {
-        match self.family {
-            Family::V4 => 20,
-            Family::V6 => 40,
-        }
+        self.family.header()
     }
 }

@@ -7,6 +7,12 @@ use etherparse::{
     Ipv6Header, TcpHeader, UdpHeader,
 };
 
+use lb_common::{
+    abi::FlowKey,
+    hash,
+    net::{Addr4, Addr6, Be16},
+};
+
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 
@@ -40,6 +46,20 @@ pub(crate) struct Packet {
     pub(crate) payload: Vec<u8>,
     /// Behind the IP packet, as Ethernet pads short frames.
     pub(crate) trailer: Vec<u8>,
+    /// What it is wrapped in.
+    pub(crate) outer: Option<Outer>,
+}
+
+/// A tunnel's headers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Outer {
+    pub(crate) from: IpAddr,
+    pub(crate) to: IpAddr,
+    /// UDP source and destination port, if UDP stands between.
+    pub(crate) udp: Option<(u16, u16)>,
+    pub(crate) tos: u8,
+    /// Of IPv6.
+    pub(crate) label: u32,
 }
 
 /// TCP or UDP.
@@ -70,6 +90,14 @@ pub(crate) enum UdpChecksum {
 impl Packet {
     /// The frame, all lengths and checksums computed.
     pub(crate) fn bytes(&self) -> Vec<u8> {
+        match &self.outer {
+            Some(outer) => outer.around(&self.plain_bytes(), self.trailer.len()),
+            None => self.plain_bytes(),
+        }
+    }
+
+    /// Without what it is wrapped in.
+    fn plain_bytes(&self) -> Vec<u8> {
         let l4 = self.l4_bytes();
         let mut frame = Ethernet2Header {
             source: self.src_mac,
@@ -245,6 +273,24 @@ impl Packet {
             }),
             payload: Vec::new(),
             trailer: Vec::new(),
+            outer: None,
+        }
+    }
+
+    /// The hash of its flow.
+    pub(crate) fn hash(&self) -> u32 {
+        let protocol = self.protocol().0;
+        let ports = (Be16::new(self.from.port()), Be16::new(self.to.port()));
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let (src, dst) = (Addr4::from(src), Addr4::from(dst));
+                hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let (src, dst) = (Addr6::from(src), Addr6::from(dst));
+                hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
+            }
+            mixed => panic!("{mixed:?} are of two families"),
         }
     }
 
@@ -275,6 +321,58 @@ impl Packet {
     }
 }
 
+impl Outer {
+    /// A frame wrapped, whose last `trailer` bytes are behind its IP packet.
+    fn around(&self, frame: &[u8], trailer: usize) -> Vec<u8> {
+        let (ethernet, packet) = frame.split_at(ETHERNET);
+        let inner = packet.len() - trailer;
+        let number = match (self.udp, packet[0] >> 4) {
+            (Some(_), _) => IpNumber::UDP,
+            (None, 4) => IpNumber::IPV4,
+            (None, _) => IpNumber::IPV6,
+        };
+        let payload = inner + if self.udp.is_some() { UdpHeader::LEN } else { 0 };
+        let mut wrapped = ethernet[..12].to_vec();
+        match (self.from, self.to) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                wrapped.extend_from_slice(&[0x08, 0x00]);
+                let payload = u16::try_from(payload).unwrap();
+                let mut header = Ipv4Header::new(payload, 64, number, src.octets(), dst.octets()).unwrap();
+                header.dscp = IpDscp::try_new(self.tos >> 2).unwrap();
+                header.ecn = IpEcn::try_new(self.tos & 3).unwrap();
+                header.dont_fragment = true;
+                header.header_checksum = header.calc_header_checksum();
+                wrapped.extend_from_slice(&header.to_bytes());
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                wrapped.extend_from_slice(&[0x86, 0xdd]);
+                let header = Ipv6Header {
+                    traffic_class: self.tos,
+                    flow_label: Ipv6FlowLabel::try_new(self.label).unwrap(),
+                    payload_length: u16::try_from(payload).unwrap(),
+                    next_header: number,
+                    hop_limit: 64,
+                    source: src.octets(),
+                    destination: dst.octets(),
+                };
+                wrapped.extend_from_slice(&header.to_bytes());
+            }
+            mixed => panic!("{mixed:?} are of two families"),
+        }
+        if let Some((source_port, destination_port)) = self.udp {
+            let header = UdpHeader {
+                source_port,
+                destination_port,
+                length: u16::try_from(payload).unwrap(),
+                checksum: 0,
+            };
+            wrapped.extend_from_slice(&header.to_bytes());
+        }
+        wrapped.extend_from_slice(packet);
+        wrapped
+    }
+}
+
 /// The source address and port in a frame.
 pub(crate) fn source(frame: &[u8]) -> SocketAddr {
     endpoint(frame, false)
@@ -283,6 +381,21 @@ pub(crate) fn source(frame: &[u8]) -> SocketAddr {
 /// The destination address and port in a frame.
 pub(crate) fn destination(frame: &[u8]) -> SocketAddr {
     endpoint(frame, true)
+}
+
+/// The addresses of the first IP header in a frame, with the ports of the UDP header if that follows it, otherwise 0.
+pub(crate) fn outer_ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let packet = etherparse::PacketHeaders::from_ethernet_slice(frame).expect("a sound packet");
+    let ports = packet
+        .transport
+        .and_then(|transport| transport.udp())
+        .map_or((0, 0), |udp| (udp.source_port, udp.destination_port));
+    let (from, to): (IpAddr, IpAddr) = match packet.net.expect("an IP packet") {
+        etherparse::NetHeaders::Ipv4(ip, _) => (ip.source.into(), ip.destination.into()),
+        etherparse::NetHeaders::Ipv6(ip, _) => (ip.source.into(), ip.destination.into()),
+        etherparse::NetHeaders::Arp(_) => panic!("ARP"),
+    };
+    (SocketAddr::new(from, ports.0), SocketAddr::new(to, ports.1))
 }
 
 fn endpoint(frame: &[u8], destination: bool) -> SocketAddr {

@@ -262,11 +262,11 @@ fn what_is_not_a_services_passes_as_it_came() {
         let not_ours = [
             packet.clone().with(|p| p.to.set_port(service.vip.port() + 1000)),
             packet.clone().with(|p| p.to.set_port(0)),
-            packet.clone().with(|p| p.to.set_ip(case.source(0))),
+            packet.clone().with(|p| p.to.set_ip(case.ip(100, 2))),
             packet.clone().with(|p| std::mem::swap(&mut p.from, &mut p.to)),
             service
                 .reply(&packet, ACK | SYN)
-                .with(|p| p.from.set_ip(service.servers[0].address.ip())),
+                .with(|p| p.from.set_ip(case.ip(20, 1))),
         ];
         for packet in not_ours {
             let packet = packet.with(|p| p.trailer = vec![0x77; 9]);
@@ -313,8 +313,8 @@ fn metadata_before_a_frame_change_nothing() {
             let before = lab.run(&old);
             assert_eq!(run(lab.program(), ifindex, &metadata, &old.bytes()), before);
             assert_eq!(
-                service.server_of(&before.frame).index,
-                service.server_of(&lab.run(&old).frame).index
+                service.way_of(&before.frame).0.index,
+                service.way_of(&lab.run(&old).frame).0.index
             );
             if case.protocol == Protocol::Tcp {
                 let stray = new.clone().flags(ACK);

@@ -97,7 +97,7 @@ fn syn(lab: &mut Lab, case: Case, port: u16) -> (Service, Packet, (Server, Socke
 
 #[test]
 fn a_forged_handshake_stays_half_open() {
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let mut lab = Lab::new();
         let (service, request, flow) = syn(&mut lab, case, 4000);
         // It reaches the backend, which answers with RST if it knows nothing of it.
@@ -120,7 +120,7 @@ fn a_forged_handshake_stays_half_open() {
 
 #[test]
 fn a_second_datagram_either_way_establishes_a_flow() {
-    for case in Case::two_arms()
+    for case in Case::both_ways()
         .into_iter()
         .filter(|case| case.protocol == Protocol::Udp)
     {
@@ -150,7 +150,7 @@ fn a_second_datagram_either_way_establishes_a_flow() {
 
 #[test]
 fn a_refused_connection_leaves_the_table_of_the_established_alone() {
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let mut lab = Lab::new();
         let (service, request, flow) = syn(&mut lab, case, 4000);
         lab.answer(&service, &request, flow, RST | ACK);

@@ -19,13 +19,16 @@ use lb_userspace::{
 pub(crate) use crate::{
     case::{Case, Family},
     ground::{BACKEND_IF, CLIENT_IF, FEATURES, LIMITS, OTHER_IF, open, open_with},
-    run::{Outcome, Verdict, assert_same, run},
-    service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, timeouts},
+    run::{Outcome, Verdict, assert_same, run, run_over},
+    service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, TUNNEL_PORT, timeouts},
 };
 use crate::{
     frames::{ACK, L4, Packet, SYN},
     ground,
 };
+
+/// What lies before every frame, as metadata: the headers of a tunnel are to overwrite all of it.
+const POISON: [u8; 32] = [0xff; 32];
 
 /// See the module.
 pub(crate) struct Lab {
@@ -92,8 +95,9 @@ impl Lab {
         let number = u8::try_from(index).unwrap();
         let vip = SocketAddr::new(case.ip(1, 1 + number), 8000 + u16::from(number));
         let first_source = self.sources;
-        self.sources += setup.sources;
-        for place in 0..setup.sources {
+        self.sources += setup.sources.max(1);
+        let sources = if case.tunnel() { 1 } else { setup.sources };
+        for place in 0..sources {
             let address = case.source(u8::try_from(place).unwrap());
             self.datapath.set_source(first_source + place, address).unwrap();
         }
@@ -102,7 +106,10 @@ impl Lab {
                 let host = u8::try_from(number + 1).unwrap();
                 let server = Server {
                     index: u32::try_from(self.backends.len()).unwrap(),
-                    address: SocketAddr::new(case.ip(20 + u8::try_from(index).unwrap(), host), 9000 + u16::from(host)),
+                    address: SocketAddr::new(
+                        case.server(20 + u8::try_from(index).unwrap(), host),
+                        9000 + u16::from(host),
+                    ),
                     mac: [2, 0, 0, 0xbe, 0, host],
                 };
                 let arm = if case.one_arm { CLIENT_IF } else { BACKEND_IF };
@@ -125,7 +132,8 @@ impl Lab {
                     } else {
                         net::UDP
                     },
-                    family: if case.family == Family::V4 { 4 } else { 6 },
+                    family: if case.outer == Family::V4 { 4 } else { 6 },
+                    tunnel_port: Be16::new(TUNNEL_PORT),
                     ..Backend::default()
                 };
                 self.backends.insert(server.index, backend);
@@ -174,7 +182,7 @@ impl Lab {
     /// One packet in by an interface.
     pub(crate) fn run_on(&mut self, interface: &str, frame: &[u8]) -> Outcome {
         let ifindex = self.ifindex(interface);
-        run(self.program(), ifindex, &[], frame)
+        run(self.program(), ifindex, &POISON, frame)
     }
 
     /// One packet in from the clients' side.
@@ -208,12 +216,13 @@ impl Lab {
             "{packet:?}\nreasons so far: {:?}",
             self.reasons()
         );
-        let (server, source) = (service.server_of(&out.frame), crate::frames::source(&out.frame));
+        let (server, source) = service.way_of(&out.frame);
         assert_same(&out.frame, &service.forwarded(packet, server, source));
         (server, source)
     }
 
-    /// Sends a server's answer to a forwarded packet, which must reach the client of `request`.
+    /// Sends a server's answer to a forwarded packet, which must reach the client of `request`. In modes whose replies do not
+    /// come by, there is none.
     #[track_caller]
     pub(crate) fn answer(
         &mut self,
@@ -222,6 +231,9 @@ impl Lab {
         (server, source): (Server, SocketAddr),
         flags: u8,
     ) {
+        if !service.case.mode.sees_replies() {
+            return;
+        }
         let reply = service.reply(&service.forwarded(request, server, source), flags);
         let out = self.run_reply(service.case, &reply);
         let expected = if service.case.one_arm {

@@ -69,7 +69,7 @@ impl Connection {
 #[test]
 fn a_connection_opens_and_closes() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         assert_eq!(lab.phase(&tcp.request), "syn-seen");
         assert_eq!(tcp.backend(&mut lab, SYN | ACK), "syn-answered");
@@ -89,7 +89,7 @@ fn a_connection_opens_and_closes() {
 #[test]
 fn a_backend_may_finish_first() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::established(&mut lab, case, DISTINCT);
         assert_eq!(tcp.backend(&mut lab, FIN | ACK), "backend-fin");
         assert_eq!(tcp.client(&mut lab, ACK), "backend-fin");
@@ -100,7 +100,7 @@ fn a_backend_may_finish_first() {
 #[test]
 fn a_reset_from_either_side_closes() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::established(&mut lab, case, DISTINCT);
         assert_eq!(lab.phase(&tcp.request), "established");
         assert_eq!(tcp.client(&mut lab, RST), "closing");
@@ -114,7 +114,7 @@ fn a_reset_from_either_side_closes() {
 #[test]
 fn a_clients_reset_during_the_handshake_does_not_end_the_flow() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         assert_eq!(tcp.backend(&mut lab, ACK), "syn-seen");
         assert_eq!(tcp.client(&mut lab, RST), "syn-seen");
@@ -129,7 +129,7 @@ fn a_clients_reset_during_the_handshake_does_not_end_the_flow() {
 #[test]
 fn both_entries_get_the_timeout_of_their_phase() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::open(&mut lab, case, DISTINCT);
         let expect = |lab: &mut Lab, timeout: u32| {
             let now = lab.datapath.flow_tables().now().unwrap();
@@ -158,7 +158,7 @@ fn both_entries_get_the_timeout_of_their_phase() {
 #[test]
 fn a_fresh_syn_on_a_closing_flow_opens_a_new_one() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::established(&mut lab, case, DISTINCT);
         tcp.client(&mut lab, FIN | ACK);
         tcp.backend(&mut lab, FIN | ACK);
@@ -193,7 +193,7 @@ fn a_fresh_syn_on_a_closing_flow_opens_a_new_one() {
 #[test]
 fn a_syn_on_a_half_closed_or_live_flow_does_not_replace_it() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::established(&mut lab, case, DISTINCT);
         assert_eq!(tcp.client(&mut lab, SYN), "established");
         tcp.backend(&mut lab, FIN | ACK);
@@ -204,7 +204,7 @@ fn a_syn_on_a_half_closed_or_live_flow_does_not_replace_it() {
 #[test]
 fn an_expired_connection_is_reset_and_replaced_by_a_syn() {
     let mut lab = Lab::new();
-    for case in Case::tcp() {
+    for case in Case::tcp_both_ways() {
         let tcp = Connection::open(&mut lab, case, timeouts(20));
         sleep(Duration::from_millis(60));
         lab.refused(&tcp.request.clone().flags(ACK), DropReason::NoFlow);

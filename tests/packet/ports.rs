@@ -129,3 +129,53 @@ fn in_nat_mode_two_vips_cannot_share_a_clients_port_towards_one_server() {
         lab.answer(&second, &second.request(1000), flow, ACK);
     }
 }
+
+/// A service on many ports leaves the client's destination port as it is.
+#[test]
+fn a_backend_without_a_port_gets_the_one_that_the_client_asked_for() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms() {
+        let mut service = lab.serve(case, &Setup::default());
+        for server in &mut service.servers {
+            lab.change(*server, |backend| backend.port = Be16::new(0));
+            server.address.set_port(service.vip.port());
+        }
+        for port in 1000..1010 {
+            let request = service.request(port);
+            let flow = lab.forward(&service, &request);
+            lab.answer(&service, &request, flow, SYN | ACK);
+            assert_eq!(lab.forward(&service, &request), flow, "{case:?}");
+        }
+    }
+}
+
+/// Each port of a server has all of the source ports: one that is in use towards another port of it is free here.
+#[test]
+fn the_ports_of_one_server_do_not_share_source_ports() {
+    let mut lab = Lab::new();
+    for case in Case::full_nat() {
+        let setup = Setup {
+            backends: 1,
+            sources: 1,
+            source_ports: 4,
+            ..Setup::default()
+        };
+        let mut services = [lab.serve(case, &setup), lab.serve(case, &setup)];
+        let address = services[0].servers[0].address.ip();
+        for service in &mut services {
+            let port = service.vip.port();
+            lab.change(service.servers[0], |backend| {
+                backend.address = net::to_any(address);
+                backend.port = Be16::new(0);
+            });
+            service.servers[0].address = (address, port).into();
+        }
+        for service in &services {
+            let sources: BTreeSet<_> = (1000..1004)
+                .map(|port| lab.forward(service, &service.request(port)).1)
+                .collect();
+            assert_eq!(sources.len(), 4, "{case:?}");
+            lab.turned_away(&service.request(1004), DropReason::SourcePortsExhausted);
+        }
+    }
+}

@@ -98,12 +98,8 @@ const ROWS: &[Row] = &[
     Row {
         name: "TTL 1",
         packet: |lab, case| {
-            Some(
-                lab.serve(case, &Setup::default())
-                    .request(1)
-                    .with(|p| p.ttl = 1)
-                    .bytes(),
-            )
+            let request = lab.serve(case, &Setup::default()).request(1);
+            (case.mode != Mode::L2_DSR).then(|| request.with(|p| p.ttl = 1).bytes())
         },
         reason: Reason::Pass(PassReason::TtlExpired),
         answered: false,
@@ -113,7 +109,7 @@ const ROWS: &[Row] = &[
         packet: |lab, case| {
             let service = lab.serve(case, &Setup::default());
             lab.forward(&service, &service.request(1));
-            Some(service.request(1).with(|p| p.ttl = 1).bytes())
+            (case.mode != Mode::L2_DSR).then(|| service.request(1).with(|p| p.ttl = 1).bytes())
         },
         reason: Reason::Pass(PassReason::TtlExpired),
         answered: false,
@@ -193,7 +189,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "no source port left",
         packet: |lab, case| {
-            if case.mode == Mode::NAT {
+            if case.mode != Mode::FULL_NAT {
                 return None;
             }
             let setup = Setup {
@@ -212,7 +208,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "the client's port is taken towards the same server",
         packet: |lab, case| {
-            if case.mode == Mode::FULL_NAT {
+            if case.mode != Mode::NAT {
                 return None;
             }
             let setup = Setup {
@@ -234,7 +230,7 @@ const ROWS: &[Row] = &[
         name: "UDP over IPv6 without a checksum",
         packet: |lab, case| {
             let request = lab.serve(case, &Setup::default()).request(1);
-            (case.family == Family::V6 && !is_tcp(case))
+            (case.family == Family::V6 && !is_tcp(case) && case.mode.sees_replies())
                 .then(|| request.with(|p| p.l4 = L4::Udp(UdpChecksum::Zero)).bytes())
         },
         reason: Reason::Drop(DropReason::UdpChecksumMissing),
@@ -283,8 +279,13 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Held by [`a_full_flow_table_refuses`] and `half_open::new_flows_beyond_the_limit_are_dropped`.
-const ELSEWHERE: [DropReason; 2] = [DropReason::FlowTableFull, DropReason::NewFlowLimit];
+/// Held by [`a_full_flow_table_refuses`], `half_open::new_flows_beyond_the_limit_are_dropped` and
+/// `tunnels::a_frame_without_headroom_is_dropped_by_name`.
+const ELSEWHERE: [DropReason; 3] = [
+    DropReason::FlowTableFull,
+    DropReason::NewFlowLimit,
+    DropReason::NoHeadroom,
+];
 
 fn is_tcp(case: Case) -> bool {
     case.protocol == lb_userspace::model::Protocol::Tcp
@@ -348,11 +349,14 @@ fn a_full_flow_table_refuses() {
             Family::V4 => ("EMBRYONIC_V4", "16", "64"),
             Family::V6 => ("EMBRYONIC_V6", "40", "88"),
         };
+        let entries = if case.mode.sees_replies() { "2" } else { "1" };
         let small = lab.bpffs.join(format!("{name}_{}", service.index));
         let status = Command::new("bpftool")
             .args(["map", "create"])
             .arg(&small)
-            .args(["type", "hash", "key", key, "value", value, "entries", "2", "name", name])
+            .args([
+                "type", "hash", "key", key, "value", value, "entries", entries, "name", name,
+            ])
             .status()
             .expect("bpftool");
         assert!(status.success());

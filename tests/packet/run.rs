@@ -23,6 +23,11 @@ pub(crate) struct Outcome {
 
 /// Runs the program on one frame as if it came in by an interface, with `metadata` before it.
 pub(crate) fn run(program: &Xdp, ifindex: u32, metadata: &[u8], frame: &[u8]) -> Outcome {
+    run_over(program, ifindex, metadata, frame, 1)
+}
+
+/// As [`run`], so many times on the same frame, as each time leaves it.
+pub(crate) fn run_over(program: &Xdp, ifindex: u32, metadata: &[u8], frame: &[u8], repeat: u32) -> Outcome {
     let data = [metadata, frame].concat();
     let (start, end) = (
         u32::try_from(metadata.len()).unwrap(),
@@ -33,13 +38,14 @@ pub(crate) fn run(program: &Xdp, ifindex: u32, metadata: &[u8], frame: &[u8]) ->
         .into_iter()
         .flat_map(u32::to_ne_bytes)
         .collect();
-    let mut out = vec![0; data.len() + 64];
+    // Tunnels make it longer, each time.
+    let mut out = vec![0; data.len() + 512];
     let result = program
         .test_run(TestRunOptions {
             data_in: Some(&data),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
-            repeat: 1,
+            repeat,
             ..TestRunOptions::default()
         })
         .unwrap();

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{abi::OnDown, flow::Timeouts};
+use lb_common::{
+    abi::{Mode, OnDown},
+    flow::Timeouts,
+};
 use lb_userspace::model::{Protocol, ServiceId};
 
 use crate::{
     case::Case,
-    frames::{L4, Mac, Packet, SYN, Tcp, UdpChecksum},
+    frames::{self, L4, Mac, Outer, Packet, SYN, Tcp, UdpChecksum},
 };
 
 /// The client's.
@@ -17,6 +20,8 @@ pub(crate) const FRONT_MAC: Mac = [2, 0, 0, 0, 0xf0, 1];
 /// Ours on the backends' side.
 pub(crate) const BACK_MAC: Mac = [2, 0, 0, 0, 0xb0, 1];
 
+/// Where mode `gue` sends its packets.
+pub(crate) const TUNNEL_PORT: u16 = 6080;
 /// First source port of `full-nat`.
 pub(crate) const FIRST_PORT: u16 = 20_000;
 /// Sequence number of a server's SYN, and of all that it sends.
@@ -78,18 +83,36 @@ impl Service {
             l4,
             payload: b"odd length".iter().copied().chain([port as u8]).collect(),
             trailer: Vec::new(),
+            outer: None,
         }
     }
 
-    /// What a request must look like towards a server.
+    /// What a request must look like towards a server. The source is the packet's, or that of its outer header.
     pub(crate) fn forwarded(&self, request: &Packet, server: Server, source: SocketAddr) -> Packet {
-        Packet {
+        let sent = Packet {
             src_mac: BACK_MAC,
             dst_mac: server.mac,
-            from: source,
-            to: server.address,
-            ttl: request.ttl - 1,
             ..request.clone()
+        };
+        match self.case.mode {
+            Mode::L2_DSR => sent,
+            Mode::IPIP | Mode::GUE => Packet {
+                ttl: request.ttl - 1,
+                outer: Some(Outer {
+                    from: source.ip(),
+                    to: server.address.ip(),
+                    udp: (self.case.mode == Mode::GUE).then_some((source.port(), TUNNEL_PORT)),
+                    tos: request.tos,
+                    label: request.hash() & 0xf_ffff,
+                }),
+                ..sent
+            },
+            _ => Packet {
+                from: source,
+                to: server.address,
+                ttl: request.ttl - 1,
+                ..sent
+            },
         }
     }
 
@@ -125,14 +148,19 @@ impl Service {
         }
     }
 
-    /// The server that a frame was sent to.
-    pub(crate) fn server_of(&self, frame: &[u8]) -> Server {
-        let to = crate::frames::destination(frame);
-        *self
-            .servers
-            .iter()
-            .find(|server| server.address == to)
-            .unwrap_or_else(|| panic!("{to} is no server"))
+    /// The server that a frame was sent to, and the source that it shows to the server: of the outer header in a tunnel.
+    pub(crate) fn way_of(&self, frame: &[u8]) -> (Server, SocketAddr) {
+        let (from, to) = match self.case.mode {
+            Mode::IPIP | Mode::GUE => frames::outer_ends(frame),
+            _ => (frames::source(frame), frames::destination(frame)),
+        };
+        let sent_to = |server: &&Server| match self.case.mode {
+            Mode::L2_DSR => server.mac == frame[..6],
+            Mode::IPIP | Mode::GUE => server.address.ip() == to.ip(),
+            _ => server.address == to,
+        };
+        let server = self.servers.iter().find(sent_to);
+        (*server.unwrap_or_else(|| panic!("{to} is no server")), from)
     }
 }
 

@@ -112,7 +112,7 @@ const TABLES: [Table; 2] = [Table::HalfOpen, Table::Established];
 #[test]
 fn a_lost_reply_entry_is_restored_by_the_clients_next_step() {
     let mut lab = Lab::new();
-    for (case, table) in Case::two_arms()
+    for (case, table) in Case::both_ways()
         .into_iter()
         .flat_map(|case| TABLES.map(|table| (case, table)))
     {
@@ -141,7 +141,7 @@ fn a_lost_entry_is_restored_when_a_refresh_is_due() {
         ..Setup::default()
     };
     let mut flows = Vec::new();
-    for (case, table) in Case::two_arms()
+    for (case, table) in Case::both_ways()
         .into_iter()
         .flat_map(|case| TABLES.map(|table| (case, table)))
     {

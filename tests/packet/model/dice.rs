@@ -110,6 +110,7 @@ impl<'a> Dice<'a> {
             l4,
             payload: b"answer!".to_vec(),
             trailer: Vec::new(),
+            outer: None,
         };
         self.segment(&mut packet, SYN | ACK);
         (self.of(&[BACKEND_IF, CLIENT_IF]), packet)

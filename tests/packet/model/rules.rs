@@ -182,9 +182,6 @@ impl<'a> Model<'a> {
         let Some(service) = self.services.iter().position(for_service) else {
             return Err(Left::Passed(PassReason::NotAService));
         };
-        if packet.ttl <= 1 {
-            return Err(Left::Passed(PassReason::TtlExpired));
-        }
         if packet.fragment {
             return Err(Left::Dropped(DropReason::Fragment));
         }
@@ -198,6 +195,9 @@ impl<'a> Model<'a> {
         let servers = &self.services[service].servers;
         let server = (self.tickets[service] % servers.len() as u64) as usize;
         self.tickets[service] += 1;
+        // No flow is made for what cannot be forwarded.
+        passable(packet, true)?;
+        translatable(frame, packet)?;
         let reply = (self.services[service].case.mode == Mode::NAT).then_some(Key {
             from: servers[server].address,
             to: packet.key.from,
@@ -242,15 +242,7 @@ impl<'a> Model<'a> {
         let service = &self.services[flow.service];
         let server = service.servers[flow.server];
         let from_client = packet.key == flow.request;
-        if packet.ttl <= 1 {
-            return Err(Left::Passed(PassReason::TtlExpired));
-        }
-        if packet.fragment {
-            return Err(Left::Dropped(DropReason::Fragment));
-        }
-        if from_client && packet.length > 1500 {
-            return Err(Left::Dropped(DropReason::ExceedsMtu));
-        }
+        passable(packet, from_client)?;
         let new = if from_client {
             // A packet that is sent shows the source; if it shows a wrong one, what is expected here is wrong as well.
             let reply = flow.reply.unwrap_or(packet.key);
@@ -370,6 +362,28 @@ fn parse(frame: &[u8]) -> Result<Parsed, Left> {
     })
 }
 
+/// Whether a packet may go on, and fits.
+fn passable(packet: &Parsed, from_client: bool) -> Result<(), Left> {
+    if packet.ttl <= 1 {
+        return Err(Left::Passed(PassReason::TtlExpired));
+    }
+    if packet.fragment {
+        return Err(Left::Dropped(DropReason::Fragment));
+    }
+    if from_client && packet.length > 1500 {
+        return Err(Left::Dropped(DropReason::ExceedsMtu));
+    }
+    Ok(())
+}
+
+/// Whether a packet has the checksum that has to change with its addresses.
+fn translatable(frame: &[u8], packet: &Parsed) -> Result<(), Left> {
+    if packet.key.protocol == UDP && packet.key.to.is_ipv6() && number(frame, packet.l4 + 6) == 0 {
+        return Err(Left::Dropped(DropReason::UdpChecksumMissing));
+    }
+    Ok(())
+}
+
 /// New addresses and ports, one hop less to live, checksums to match.
 fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketAddr)) -> Result<(), Left> {
     let (ip, l4) = (ETHERNET, packet.l4);
@@ -380,9 +394,7 @@ fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketA
     } = packet.key;
     let at = l4 + if protocol == TCP { 16 } else { 6 };
     let checksum = number(frame, at);
-    if protocol == UDP && checksum == 0 && old_to.is_ipv6() {
-        return Err(Left::Dropped(DropReason::UdpChecksumMissing));
-    }
+    translatable(frame, packet)?;
     let old = [endpoint(old_from), endpoint(old_to)].concat();
     let new = [endpoint(from), endpoint(to)].concat();
     if protocol == TCP || checksum != 0 {
@@ -452,6 +464,7 @@ fn reset(frame: &[u8]) -> Vec<u8> {
         }),
         payload: vec![0; payload],
         trailer: Vec::new(),
+        outer: None,
     };
     segment.reset().bytes()
 }
