@@ -66,16 +66,18 @@ enum Exit {
 /// In a register: where a function returns it through memory, what is left in its return register may be the address of that
 /// memory, which the verifier refuses.
 const _: () = assert!(size_of::<Result<Sent, Exit>>() <= 8);
+// All of them know frames of several buffers, as drivers hand over what is larger than a page: the kernel joins only
+// programs that agree on that.
 
 /// Entry point on every interface.
-#[xdp]
+#[xdp(frags)]
 pub fn lb(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     leave(frame, pipeline::forward(frame))
 }
 
 /// [`Stage::Open`].
-#[xdp]
+#[xdp(frags)]
 pub fn lb_open(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     leave(frame, pipeline::open(frame))

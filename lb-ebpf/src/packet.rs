@@ -6,7 +6,11 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
 use lb_common::{
     net::Be16,
     wire::{Ethernet, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp},
@@ -56,14 +60,22 @@ impl Frame {
         unsafe { word::load_field::<xdp_md, { offset_of!(xdp_md, ingress_ifindex) }>(self.ctx) as u32 }
     }
 
-    /// Its bytes, Ethernet header included.
+    /// Its bytes in the first buffer, Ethernet header included. These alone are in reach; what is larger than a page comes
+    /// in several buffers.
     #[inline(always)]
     pub fn length(self) -> usize {
         self.end() - self.start()
     }
 
-    /// `LENGTH` bytes from an even offset on; `None` beyond the end. The only bounds check: what is read or written
-    /// through the window needs none.
+    /// Its bytes in all buffers, by a call, which frames of one buffer should do without.
+    #[inline(always)]
+    pub fn whole_length(self) -> usize {
+        // SAFETY: the kernel hands a valid context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
+    }
+
+    /// `LENGTH` bytes of the first buffer from an even offset on; `None` beyond its end. The only bounds check: what is read
+    /// or written through the window needs none.
     #[inline(always)]
     pub fn window<const LENGTH: usize>(self, offset: usize) -> Option<Window<LENGTH>> {
         let start = self.start() + offset;
@@ -90,7 +102,7 @@ impl Frame {
     /// Cuts or keeps the frame so that it ends after `length` bytes.
     #[inline(always)]
     pub fn truncate(self, length: usize) -> Option<()> {
-        self.lengthen(length as i32 - self.length() as i32)
+        self.lengthen(length as i32 - self.whole_length() as i32)
     }
 
     /// Moves the frame's end by so many bytes, back if negative.

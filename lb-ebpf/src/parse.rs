@@ -167,7 +167,8 @@ pub const IPV6_DESTINATION: usize = ETHERNET + 24;
 /// Whether the frame holds as much as the IP header claims. It may hold more: Ethernet pads short frames.
 #[inline(always)]
 fn fits(frame: Frame, length: u32) -> bool {
-    ETHERNET + length as usize <= frame.length()
+    let length = ETHERNET + length as usize;
+    length <= frame.length() || length <= frame.whole_length()
 }
 
 /// Ports and flags of a TCP header (RFC 9293) that is there in full.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_tests::{Balancer, Lab, Topology, client, eventually, lab::Family};
 
-use crate::common::even;
+use crate::common::{even, fetch_file};
 
 #[test]
 fn the_generic_path_serves_when_asked_for() {
@@ -89,4 +89,31 @@ fn the_packet_path_tells_of_new_flows_when_asked() {
             Err(log)
         }
     });
+}
+
+/// Frames beyond a page come in several buffers. A driver takes a program for such an MTU only if it knows of them.
+#[test]
+fn jumbo_frames_go_through_the_native_path() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    lab.set_mtu(9000);
+    let nginx = lab.serve_nginx();
+    let config = lab
+        .config()
+        .service(lab.web(Family::V4))
+        .service(lab.web(Family::V6).named("web6"));
+    let lb = lab.start(&config);
+    for interface in lb.status().interfaces {
+        assert_eq!(
+            (interface.xdp.as_str(), interface.note),
+            ("native", None),
+            "{}",
+            interface.name
+        );
+    }
+    for (family, name) in [(Family::V4, "web"), (Family::V6, "web6")] {
+        fetch_file(&lab, &nginx[0], lab.vip(family, 80), 128);
+        let traffic = lb.backend(name, "s1").counters;
+        let mean = traffic.bytes_out / traffic.packets_out;
+        assert!(mean > 8000, "{name}: {mean} bytes in a packet");
+    }
 }

@@ -21,6 +21,7 @@ mod frames;
 mod garbage;
 mod ground;
 mod half_open;
+mod jumbo;
 mod lab;
 mod lifetime;
 mod links;

@@ -441,6 +441,18 @@ impl Lab {
         self.pass(device);
     }
 
+    /// Gives every interface another MTU. Before the daemon starts, so that it finds them like that.
+    pub fn set_mtu(&self, mtu: u32) {
+        let hosts = self.servers.iter().chain(&self.routers).chain([&self.client, &self.lb]);
+        for namespace in [&self.switch].into_iter().chain(hosts.map(|host| &host.ns)) {
+            namespace.sh(&format!(
+                "for device in $(ip -oneline link show up | cut -d: -f2 | cut -d@ -f1 | grep -v lo); do
+                     ip link set $device mtu {mtu}
+                 done"
+            ));
+        }
+    }
+
     /// Lets the load balancer's host route packets by itself, as the kernel's own NAT needs it.
     pub fn let_kernel_forward(&self) {
         self.lb.ns.sh(FORWARD);

@@ -35,8 +35,8 @@ pub fn sink(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Hands every frame to the kernel: what a veth needs at its peer's side.
-#[xdp]
+/// Hands every frame to the kernel, large ones too: what a veth needs at its peer's side.
+#[xdp(frags)]
 pub fn pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
