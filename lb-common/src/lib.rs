@@ -6,6 +6,7 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod decap;
 pub mod encap;
 pub mod flow;
 pub mod hash;

@@ -1,6 +1,7 @@
 //! `lb`: an XDP layer-4 load balancer. This crate is its daemon and its command line.
 
 pub mod api;
+pub mod backend_setup;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod backends;
 mod common;
 mod failover;
 mod flood;

@@ -15,6 +15,7 @@ mod adoption;
 mod balance;
 mod case;
 mod counters;
+mod decap;
 mod down;
 mod forward;
 mod frames;

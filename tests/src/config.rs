@@ -1,8 +1,7 @@
 //! Configurations of `lb`, written as TOML.
 
 use std::{
-    fmt::Write,
-    net::SocketAddr,
+    fmt::{Display, Write},
     path::{Path, PathBuf},
 };
 
@@ -106,7 +105,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Service {
     name: String,
-    vip: SocketAddr,
+    vip: String,
     protocol: &'static str,
     lines: String,
     health: String,
@@ -116,10 +115,10 @@ pub struct Service {
 impl Service {
     /// A service without backends, checked over TCP.
     #[must_use]
-    pub fn new(name: &str, vip: SocketAddr, protocol: &'static str) -> Self {
+    pub fn new(name: &str, vip: impl Display, protocol: &'static str) -> Self {
         Self {
             name: name.to_owned(),
-            vip,
+            vip: vip.to_string(),
             protocol,
             lines: String::new(),
             health: TCP_HEALTH.to_owned(),
@@ -186,17 +185,17 @@ impl Service {
 #[derive(Debug, Clone)]
 pub struct Backend {
     name: String,
-    address: SocketAddr,
+    address: String,
     lines: String,
 }
 
 impl Backend {
     /// A backend of weight 1 in the first tier.
     #[must_use]
-    pub fn new(name: &str, address: SocketAddr) -> Self {
+    pub fn new(name: &str, address: impl Display) -> Self {
         Self {
             name: name.to_owned(),
-            address,
+            address: address.to_string(),
             lines: String::new(),
         }
     }

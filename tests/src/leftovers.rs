@@ -15,6 +15,9 @@ pub const PREFIX: &str = "lbt";
 /// Where a lab's pins are, one directory per instance.
 pub const PINS: &str = "/sys/fs/bpf/lb";
 
+/// Where the pins of the labs' backends are.
+const BACKEND_PINS: &str = "/sys/fs/bpf/lb-decap";
+
 /// Removes, once per process, namespaces (with the processes in them), pins and temporary directories whose test process is gone.
 pub fn sweep() {
     static ONCE: Once = Once::new();
@@ -25,6 +28,9 @@ pub fn sweep() {
         }
         for name in orphans(Path::new(PINS)) {
             remove_pins(&name);
+        }
+        for name in orphans(Path::new(BACKEND_PINS)) {
+            let _not_vital = fs::remove_dir_all(Path::new(BACKEND_PINS).join(name));
         }
         for name in orphans(&env::temp_dir()) {
             let _not_vital = fs::remove_dir_all(env::temp_dir().join(name));

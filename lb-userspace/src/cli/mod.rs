@@ -2,6 +2,7 @@
 
 mod attach;
 mod backend;
+mod backend_setup;
 mod bench;
 mod detach;
 mod flows;
@@ -141,6 +142,8 @@ pub enum Command {
     /// List, add, change, drain and remove backends
     #[command(subcommand)]
     Backend(backend::BackendCommand),
+    /// Set a backend up for a forwarding mode; run it there
+    BackendSetup(backend_setup::BackendSetupArgs),
     /// Attach the packet path to one more interface
     Attach(attach::AttachArgs),
     /// Detach from an interface, or take everything down
@@ -231,6 +234,7 @@ fn ask(command: &Command, global: &Global, hooks: &Hooks) -> Result<(), ApiError
         Command::Status(args) => return args.run(&session),
         Command::Service(command) => command.run(&session),
         Command::Backend(command) => command.run(&session),
+        Command::BackendSetup(args) => args.run(&session),
         Command::Attach(args) => args.run(&session),
         Command::Detach(args) => args.run(&session, hooks),
         Command::Flows(args) => args.run(&session),

@@ -6,6 +6,7 @@
 mod advice;
 mod batch;
 mod clock;
+pub mod decap;
 mod detach;
 #[cfg(test)]
 pub(crate) mod fake;

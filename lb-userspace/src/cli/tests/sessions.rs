@@ -65,7 +65,7 @@ fn run(line: &str, session: &Session, hooks: &Hooks) -> Result<String, ApiError>
         Command::Version(args) => args.run(session, hooks),
         Command::Attach(args) => args.run(session),
         Command::Flows(args) => args.run(session),
-        Command::Run(_) | Command::Status(_) | Command::Bench(_) => panic!("not here"),
+        Command::Run(_) | Command::Status(_) | Command::Bench(_) | Command::BackendSetup(_) => panic!("not here"),
     }
 }
 
