@@ -9,6 +9,7 @@
 
 mod backends;
 mod common;
+mod direct;
 mod failover;
 mod flood;
 mod harness;
