@@ -167,3 +167,62 @@ fn ipv4_goes_through_tunnels_of_ipv6_and_outer_sources_may_vary() {
         }
     }
 }
+
+/// What `lb backend-test` finds at each server, and whether it claims the VIP.
+fn findings(lab: &Lab) -> Vec<(String, bool)> {
+    let report = lab.lb(&["--json", "backend-test", "web"]).success().json();
+    assert_eq!(report["strangers"], serde_json::json!([]), "{report:#}");
+    let rows = report["backends"].as_array().unwrap().iter();
+    let finding = |row: &serde_json::Value| {
+        (
+            row["result"].as_str().unwrap().to_owned(),
+            row["claims_vip"].as_bool().unwrap(),
+        )
+    };
+    rows.map(finding).collect()
+}
+
+#[test]
+fn the_self_test_tells_what_a_backend_lacks() {
+    let lab = Lab::new(Topology::OneArm, 2);
+    let mut http = lab.serve_http();
+    let found = |what: &str, claims| (what.to_owned(), claims);
+    for mode in MODES {
+        for family in Family::ALL {
+            let vip = lab.vip(family, 80).ip();
+            let server = &lab.servers[0].ns;
+            let set_up = SetUp::apply(&lab, &lab.servers[0], mode, vip);
+            let lb = lab.start(&lab.config().service(web(&lab, family, mode)));
+            // The second was never set up. Where nothing unwraps, the kernel says so.
+            let bare = if mode == "l2-dsr" {
+                "vip-missing"
+            } else {
+                "not-unwrapped"
+            };
+            assert_eq!(
+                findings(&lab),
+                [found("works", false), found(bare, false)],
+                "{mode}, {family:?}"
+            );
+            server.sh(&format!("ip addr del {vip} dev lo"));
+            assert_eq!(findings(&lab)[0], found("vip-missing", false), "{mode}, {family:?}");
+            // On the link's own interface, it is spoken for.
+            let nodad = if family == Family::V4 { "" } else { "nodad" };
+            server.sh(&format!("ip addr add {vip} dev eth0 {nodad}"));
+            assert_eq!(findings(&lab)[0], found("works", true), "{mode}, {family:?}");
+            server.sh(&format!("ip addr del {vip} dev eth0"));
+            set_up.run(&["--apply"]);
+            assert_eq!(findings(&lab)[0], found("works", false), "{mode}, {family:?}");
+            lb.detach();
+        }
+    }
+    let set_up = set_up_all(&lab, "gue", Family::V4);
+    let lb = lab.start(
+        &lab.config()
+            .service(web(&lab, Family::V4, "gue").health("type = \"none\"")),
+    );
+    http[1].stop();
+    assert_eq!(findings(&lab), [found("works", false), found("nothing-listens", false)]);
+    lb.detach();
+    drop(set_up);
+}

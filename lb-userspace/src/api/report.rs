@@ -66,6 +66,8 @@ pub struct ServiceReport {
     pub failback: bool,
     /// Idle timeouts of flows.
     pub timeouts: TimeoutsReport,
+    /// UDP port that packets are wrapped for, in mode `gue`.
+    pub tunnel_port: Option<u16>,
     /// Interface that has the VIP by `lb`'s doing.
     pub vip_interface: Option<String>,
     /// The tier that takes new flows; absent when no backend can.

@@ -79,6 +79,7 @@ pub(super) fn service(name: &str, vip: &str, backends: Vec<BackendReport>) -> Se
         on_down: OnDown::Reset,
         failback: true,
         timeouts: TimeoutsReport::from(Timeouts::default()),
+        tunnel_port: None,
         vip_interface: Some("eth0".into()),
         active_tier: backends.iter().filter(|b| b.in_rotation).map(|b| b.tier).min(),
         counters: Counters {

@@ -3,6 +3,7 @@
 mod attach;
 mod backend;
 mod backend_setup;
+mod backend_test;
 mod bench;
 mod detach;
 mod flows;
@@ -144,6 +145,8 @@ pub enum Command {
     Backend(backend::BackendCommand),
     /// Set a backend up for a forwarding mode; run it there
     BackendSetup(backend_setup::BackendSetupArgs),
+    /// Test from lb's host whether backends answer for their VIP
+    BackendTest(backend_test::BackendTestArgs),
     /// Attach the packet path to one more interface
     Attach(attach::AttachArgs),
     /// Detach from an interface, or take everything down
@@ -235,6 +238,7 @@ fn ask(command: &Command, global: &Global, hooks: &Hooks) -> Result<(), ApiError
         Command::Service(command) => command.run(&session),
         Command::Backend(command) => command.run(&session),
         Command::BackendSetup(args) => args.run(&session),
+        Command::BackendTest(args) => args.run(&session),
         Command::Attach(args) => args.run(&session),
         Command::Detach(args) => args.run(&session, hooks),
         Command::Flows(args) => args.run(&session),

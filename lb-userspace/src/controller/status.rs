@@ -16,7 +16,7 @@ use crate::{
         ReasonReport, ServiceReport, Status,
     },
     datapath::{Datapath, DatapathError},
-    model::{Backend, Interface, Service},
+    model::{Backend, ForwardingMode, Interface, Service},
     state::{self, count},
 };
 
@@ -65,6 +65,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             on_down: service.on_down,
             failback: service.failback,
             timeouts: service.timeouts.into(),
+            tunnel_port: (service.mode == ForwardingMode::Gue).then_some(self.config.tunnel.port),
             vip_interface: vip.filter(|p| p.ours).map(|p| p.interface.clone()),
             active_tier: outlook
                 .and_then(|o| o.tier.serving)

@@ -65,7 +65,31 @@ pub(super) fn announce(vip: IpAddr, link: &InterfaceInfo) -> Result<(), NetError
     Ok(())
 }
 
-fn packet_error(link: &InterfaceInfo, action: String, error: io::Error) -> NetError {
+/// As [`find_owner`], of everybody who answers.
+pub(super) async fn find_owners(vip: IpAddr, link: &InterfaceInfo, own: Vec<Mac>) -> Result<Vec<Mac>, NetError> {
+    let action = || format!("ask {} who has {vip}", link.name);
+    let Some(mac) = link.mac else { return Ok(Vec::new()) };
+    let socket = PacketSocket::open(vip, link).map_err(|e| packet_error(link, action(), e))?;
+    let asked = tokio::task::spawn_blocking(move || ask_all(&socket, vip, mac, &own)).await;
+    let asked = asked.unwrap_or_else(|ended| Err(io::Error::other(ended)));
+    asked.map_err(|e| packet_error(link, action(), e))
+}
+
+fn ask_all(socket: &PacketSocket, vip: IpAddr, mac: Mac, own: &[Mac]) -> io::Result<Vec<Mac>> {
+    let probe = frame::probe(vip, mac);
+    let mut owners = Vec::new();
+    for _ in 0..PROBES {
+        socket.send(&probe)?;
+        let deadline = Instant::now() + PROBE_INTERVAL;
+        while let Some(received) = socket.receive(deadline)? {
+            let claimant = frame::claimant(&received, vip).filter(|m| !own.contains(m));
+            owners.extend(claimant.filter(|m| !owners.contains(m)));
+        }
+    }
+    Ok(owners)
+}
+
+pub(super) fn packet_error(link: &InterfaceInfo, action: String, error: io::Error) -> NetError {
     match error.raw_os_error() {
         Some(libc::ENETDOWN) => NetError::InterfaceDown {
             name: link.name.clone(),
@@ -78,7 +102,7 @@ fn packet_error(link: &InterfaceInfo, action: String, error: io::Error) -> NetEr
 }
 
 /// A raw socket (packet(7)) on one interface, for the frames of one family's neighbour protocol.
-struct PacketSocket {
+pub(super) struct PacketSocket {
     socket: Socket,
     ifindex: u32,
 }
@@ -102,13 +126,25 @@ impl PacketSocket {
         })
     }
 
-    fn send(&self, frame: &[u8]) -> io::Result<()> {
+    /// For the packets of both IP versions.
+    pub(super) fn open_all(link: &InterfaceInfo) -> io::Result<Self> {
+        const ETH_P_ALL: u16 = 3;
+        let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        nix::sys::socket::bind(socket.as_raw_fd(), &link_address(link)?)?;
+        Ok(Self {
+            socket,
+            ifindex: link.index,
+        })
+    }
+
+    pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.socket.send(frame).map(drop)
     }
 
     /// The next frame that comes in by our interface before the deadline: before it was bound, the socket heard all
     /// interfaces.
-    fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn receive(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -14,10 +14,11 @@ use super::{
     error::{NetError, NextHopError},
     monitor::{self, SharedTables, lock},
     neighbour,
+    path_test::{self, Answer, Question},
     request::Requests,
     route::{self, Route},
     table::{NeighbourKey, Tables, next_hop_key},
-    types::{CleanupScope, InterfaceAddress, InterfaceInfo, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way},
+    types::{CleanupScope, InterfaceAddress, InterfaceInfo, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way},
     vip,
 };
 
@@ -79,6 +80,28 @@ impl KernelNetwork {
             interface: link.name.clone(),
             gateway: route.gateway,
         })
+    }
+
+    /// Asks a backend, by its next hop, whether it answers for a VIP: see [`Question`].
+    ///
+    /// # Errors
+    /// When raw packets may not be sent.
+    pub async fn test_path(&self, question: Question, hop: &NextHop) -> Result<Answer, NetError> {
+        path_test::ask(question, hop.clone(), self.link(&hop.interface_name)?).await
+    }
+
+    /// Who on an interface's link answers for an address, this host left out.
+    ///
+    /// # Errors
+    /// When the interface is missing or down, or raw packets may not be sent.
+    pub async fn claimants(&self, vip: IpAddr, interface: &str) -> Result<Vec<Mac>, NetError> {
+        let own = lock(&self.tables).links().filter_map(|l| l.mac).collect();
+        path_test::claimants(vip, self.link(interface)?, own).await
+    }
+
+    fn link(&self, name: &str) -> Result<InterfaceInfo, NetError> {
+        let absent = || NetError::NoSuchInterface { name: name.to_owned() };
+        lock(&self.tables).link(name).cloned().ok_or_else(absent)
     }
 
     /// The route to an address, from the cache or the kernel.

@@ -11,6 +11,7 @@ mod kernel;
 mod message;
 mod monitor;
 mod neighbour;
+mod path_test;
 mod request;
 mod route;
 mod sysctl;
@@ -26,6 +27,7 @@ pub use self::{
     error::{NetError, NextHopError},
     fake::FakeNetwork,
     kernel::KernelNetwork,
+    path_test::{Answer, Carriage, Question},
     sysctl::{HostPorts, parse_port_list},
     types::{
         CleanupScope, InterfaceAddress, InterfaceInfo, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way,

@@ -64,6 +64,7 @@ fn run(line: &str, session: &Session, hooks: &Hooks) -> Result<String, ApiError>
         Command::Detach(args) => args.run(session, hooks),
         Command::Version(args) => args.run(session, hooks),
         Command::Attach(args) => args.run(session),
+        Command::BackendTest(args) => args.run(session),
         Command::Flows(args) => args.run(session),
         Command::Run(_) | Command::Status(_) | Command::Bench(_) | Command::BackendSetup(_) => panic!("not here"),
     }
