@@ -88,6 +88,99 @@ fn a_backends_new_mac_address_is_followed() {
 }
 
 #[test]
+fn a_backend_that_is_replaced_without_a_word_is_found_by_its_health_check() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    let server = &lab.servers[0];
+    for (family, mac) in [(Family::V4, "02:00:00:00:00:42"), (Family::V6, "02:00:00:00:00:62")] {
+        // What the server sends by itself tells its neighbours, too: so its own entries are fixed.
+        let lb = lab.start(&lab.config().service(lab.web(family)));
+        server.ns.sh(
+            "ip neigh | awk '$5 ~ /:/ {print $1, \"lladdr\", $5, \"dev\", $3}' | while read -r entry; do
+            ip neigh replace $entry nud permanent; done",
+        );
+        server.ns.sh(&format!("ip link set eth0 address {mac}"));
+        lb.wait_backend("web", "s1", "at its new MAC address", |b| {
+            b.in_rotation && b.next_hop.as_deref().is_some_and(|hop| hop.contains(mac))
+        });
+        wait_served(&lab, family);
+        lb.detach();
+    }
+}
+
+#[test]
+fn a_changed_route_is_followed() {
+    let lab = Lab::new(Topology::Routed, 1);
+    let _http = lab.serve_http();
+    let link_local = |mac: &str| {
+        let bytes: Vec<u8> = mac.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+        let text = format!(
+            "fe80::{:02x}{:02x}:{:02x}ff:fe{:02x}:{:02x}{:02x}",
+            bytes[0] ^ 2,
+            bytes[1],
+            bytes[2],
+            bytes[3],
+            bytes[4],
+            bytes[5]
+        );
+        text.parse::<std::net::Ipv6Addr>().unwrap().to_string()
+    };
+    for family in Family::ALL {
+        let lb = lab.start(&lab.config().service(lab.web(family)));
+        let mut held = lab.client.ns.run(|| Held::open(lab.vip(family, 80))).unwrap();
+        let hop = lb.backend("web", "s1").next_hop.unwrap();
+        let (gateway, rest) = hop.split_once(" (").unwrap();
+        let (mac, _) = rest.split_once(')').unwrap();
+        // The same router under another address: for IPv6, that of the link alone.
+        let (subnet, other) = match family {
+            Family::V4 => ("10.80.9.0/24", "10.80.2.99".to_owned()),
+            Family::V6 => ("fd80:9::/64", link_local(mac)),
+        };
+        assert_ne!(gateway, other);
+        if family == Family::V4 {
+            lab.lb.ns.sh(&format!(
+                "ip neigh replace {other} lladdr {mac} dev servers0 nud permanent"
+            ));
+        }
+        lab.lb
+            .ns
+            .sh(&format!("ip route replace {subnet} via {other} dev servers0"));
+        lb.wait_backend("web", "s1", "behind the other gateway", |b| {
+            b.in_rotation && b.next_hop.as_deref().is_some_and(|hop| hop.starts_with(&other))
+        });
+        held.say("by another way").unwrap();
+        wait_served(&lab, family);
+        lb.detach();
+    }
+}
+
+#[test]
+fn a_backend_that_calls_the_vip_is_served_in_full_nat() {
+    for topology in [Topology::OneArm, Topology::TwoArm, Topology::Routed] {
+        let lab = Lab::new(topology, 2);
+        let _http = lab.serve_http();
+        for family in Family::ALL {
+            let lb = lab.start(&lab.config().service(lab.web(family)));
+            // In turn, and so to itself, too.
+            let shares = lab.servers[0].ns.run(|| client::shares(lab.vip(family, 80), 10));
+            assert_eq!(shares, even(&lab, 5), "{topology:?}, {family:?}");
+            lb.detach();
+        }
+    }
+}
+
+#[test]
+fn a_client_on_lbs_own_host_is_refused() {
+    let lab = Lab::new(Topology::OneArm, 1);
+    let _http = lab.serve_http();
+    let lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    // The VIP is this host's own, and nothing listens here.
+    let refused = lab.lb.ns.run(|| client::open(lab.vip(Family::V4, 80))).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(lb.service("web").counters.new_flows, 0);
+}
+
+#[test]
 fn a_backend_without_a_next_hop_is_out_of_rotation() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _http = lab.serve_http();

@@ -54,6 +54,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         for (id, before) in affected.iter().zip(tiers) {
             self.tell_flip(*id, &event.target, state, &reason, before, took);
         }
+        if state == HealthState::Down {
+            let (network, address) = (Arc::clone(&self.network), event.target.address.ip());
+            tokio::spawn(async move { network.ask_anew(address).await });
+        }
     }
 
     fn tell_flip(

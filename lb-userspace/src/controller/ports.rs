@@ -52,6 +52,8 @@ pub trait Network: Send + Sync + 'static {
     fn next_hop(&self, to: IpAddr) -> impl Future<Output = Result<NextHop, HopError>> + Send;
     /// Confirms the neighbours on the way to these backends.
     fn refresh(&self, backends: &[IpAddr]) -> impl Future<Output = ()> + Send;
+    /// Has a backend on the link tell its MAC address anew: another host may have taken its place.
+    fn ask_anew(&self, backend: IpAddr) -> impl Future<Output = ()> + Send;
     /// Deletes the neighbour entries that exist by `lb`'s doing.
     fn cleanup_neighbours(&self) -> impl Future<Output = Result<(), String>> + Send;
     /// Puts a VIP on one of these interfaces: the one whose subnet holds it, else the first. Takes up to a second.

@@ -96,6 +96,10 @@ impl ports::Network for Adapter {
         self.0.refresh(backends).await;
     }
 
+    async fn ask_anew(&self, backend: IpAddr) {
+        self.0.ask_anew(backend).await;
+    }
+
     async fn cleanup_neighbours(&self) -> Result<(), String> {
         self.0
             .cleanup_neighbours(CleanupScope::Daemon)

@@ -140,6 +140,10 @@ impl Network for FakeNetwork {
         self.state().refreshed.extend(backends);
     }
 
+    async fn ask_anew(&self, backend: IpAddr) {
+        self.state().refreshed.push(backend);
+    }
+
     async fn cleanup_neighbours(&self, scope: CleanupScope) -> Result<usize, NetError> {
         self.state().cleanups.push(scope);
         Ok(0)

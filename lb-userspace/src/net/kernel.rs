@@ -205,6 +205,17 @@ impl Network for KernelNetwork {
         }
     }
 
+    async fn ask_anew(&self, backend: IpAddr) {
+        let Ok(route) = self.route(backend).await else { return };
+        if route.gateway.is_some() {
+            return;
+        }
+        let asked = neighbour::ask_anew(&self.requests, &self.tables, next_hop_key(backend, &route)).await;
+        if let Err(error) = asked {
+            tracing::debug!(address = %backend, %error, "a neighbour could not be asked anew");
+        }
+    }
+
     async fn cleanup_neighbours(&self, scope: CleanupScope) -> Result<usize, NetError> {
         neighbour::cleanup(&self.requests, &self.tables, scope).await
     }

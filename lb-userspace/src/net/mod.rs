@@ -65,6 +65,10 @@ pub trait Network: Send + Sync + 'static {
     /// a while, and asks again for those that do not answer. Call it every few seconds. What changes comes as events.
     fn refresh(&self, backends: &[IpAddr]) -> impl Future<Output = ()> + Send;
 
+    /// Has a backend on the link tell its MAC address anew, whatever the kernel believes: another host may have taken its
+    /// place without a word. One behind a gateway is left alone.
+    fn ask_anew(&self, backend: IpAddr) -> impl Future<Output = ()> + Send;
+
     /// Deletes the neighbour entries that exist by `lb`'s doing, and returns how many those were. Entries that were
     /// there before and permanent ones stay. Cease to call `next_hop` and `refresh` first: they make new ones.
     ///

@@ -32,6 +32,16 @@ pub(super) async fn solicit(requests: &Requests, tables: &SharedTables, key: Nei
     }
 }
 
+/// Has the kernel forget the MAC address that it has, and ask everybody on the link. To confirm an entry, it would ask the old
+/// address, for seconds.
+pub(super) async fn ask_anew(requests: &Requests, tables: &SharedTables, key: NeighbourKey) -> Result<(), NetError> {
+    if lock(tables).neighbour(key).is_some_and(Neighbour::is_fixed) {
+        return Ok(());
+    }
+    delete(requests, key).await?;
+    create(requests, key).await.map(drop)
+}
+
 /// Makes an entry unless there is one; returns whether it did.
 async fn create(requests: &Requests, key: NeighbourKey) -> Result<bool, NetError> {
     let message = RouteNetlinkMessage::NewNeighbour(message::solicitation(key, true));

@@ -38,6 +38,7 @@ pub(super) struct FakeNet {
     pub(super) foreign: Vec<IpAddr>,
     pub(super) vips: BTreeMap<IpAddr, String>,
     pub(super) cleaned: bool,
+    pub(super) asked_anew: Vec<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +72,10 @@ impl Network for Net {
     }
 
     async fn refresh(&self, _: &[IpAddr]) {}
+
+    async fn ask_anew(&self, backend: IpAddr) {
+        self.0.lock().unwrap().asked_anew.push(backend);
+    }
 
     async fn cleanup_neighbours(&self) -> Result<(), String> {
         self.0.lock().unwrap().cleaned = true;

@@ -221,3 +221,11 @@ async fn a_vip_that_is_taken_off_is_put_back() {
     daemon.verdict(&web(), 0, HealthState::Down).await;
     assert_eq!(daemon.order(), [2]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_goes_down_is_asked_who_it_is() {
+    let (_host, daemon) = lab().await;
+    daemon.verdict(&web(), 0, HealthState::Down).await;
+    let asked = daemon.net.0.lock().unwrap().asked_anew.clone();
+    assert_eq!(asked, [IpAddr::from([10, 0, 1, 1])]);
+}
