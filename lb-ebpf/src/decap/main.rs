@@ -13,7 +13,6 @@ mod maps;
 #[expect(dead_code, reason = "the packet path needs more of it")]
 mod packet;
 #[path = "../word.rs"]
-#[expect(dead_code, reason = "the packet path needs more of it")]
 mod word;
 
 use aya_ebpf::{Global, bindings::xdp_action, macros::xdp, programs::XdpContext};

@@ -81,7 +81,7 @@ pub struct AddArgs {
     #[arg(value_name = "ADDRESS[:PORT]", value_parser = values::backend_endpoint)]
     address: SocketAddr,
 
-    /// Name, unique in the service [default: ADDRESS[:PORT]]
+    /// Name, unique in the service [default: its address]
     #[arg(long)]
     name: Option<String>,
 
