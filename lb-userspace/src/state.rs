@@ -93,9 +93,13 @@ impl Desired {
             Request::BackendRemove { service, backend } => next.remove_backend(service, backend),
             Request::Attach { interface } => next.attach(interface),
             Request::Detach { interface } => next.detach(interface),
-            Request::Status | Request::Version | Request::ServiceList | Request::Shutdown | Request::Flows { .. } => {
-                refuse(ErrorKind::Invalid, "this request changes no service")
-            }
+            Request::Status
+            | Request::Version
+            | Request::ServiceList
+            | Request::Shutdown
+            | Request::Flows { .. }
+            | Request::FlowCounts { .. }
+            | Request::FlowsKill { .. } => refuse(ErrorKind::Invalid, "this request changes no service"),
         }?;
         Ok((next, change))
     }

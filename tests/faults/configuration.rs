@@ -18,7 +18,7 @@ fn services_and_backends_that_cannot_be() {
     let lab = Lab::new(Topology::OneArm, 2);
     let vip = lab.vip(Family::V4, 80);
     let with = |service: Service| lab.config().service(service).toml();
-    let pool = |address: &str| with(web(&lab).backends(vec![Backend::new("b", address.parse().unwrap())]));
+    let pool = |address: &str| with(web(&lab).backends(vec![Backend::new("b", address)]));
 
     let twice = lab.config().service(web(&lab)).service(web(&lab).named("other")).toml();
     refused(&lab, &twice, CONFLICT, &["lb.toml:", "10.80.1.100:80", "web"]);

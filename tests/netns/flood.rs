@@ -55,3 +55,47 @@ fn a_syn_flood_ends_no_connection_and_keeps_no_new_one_out() {
         drop(lb);
     }
 }
+
+#[test]
+fn flows_are_listed_counted_and_ended_by_filters() {
+    let lab = Lab::new(Topology::OneArm, 2);
+    let _servers = lab.serve_http();
+    let _lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    let vip = lab.vip(Family::V4, 80);
+    let mut held: Vec<Held> = lab.client.ns.run(|| (0..4).map(|_| Held::open(vip).unwrap()).collect());
+    let total = |arguments: &[&str]| {
+        let flows = lab.lb(&[&["--json", "flows"], arguments].concat()).success().json();
+        (
+            flows["total"].as_u64().unwrap(),
+            flows["flows"].as_array().unwrap().len(),
+        )
+    };
+    let client = held[0].local;
+    let network = format!("{}/24", client.ip());
+    assert_eq!(total(&["--state", "established"]), (4, 4));
+    assert_eq!(total(&["--state", "half-open"]), (0, 0));
+    assert_eq!(total(&["--state", "established", "--limit", "3"]), (4, 3));
+    assert_eq!(total(&["--client", &network, "--state", "established"]), (4, 4));
+    assert_eq!(total(&["--client", "203.0.113.0/24"]), (0, 0));
+    assert_eq!(total(&["--client", &client.to_string()]), (1, 1));
+    let counts = lab
+        .lb(&["--json", "flows", "--count", "--state", "established"])
+        .success()
+        .json();
+    let counts: Vec<u64> = counts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["flows"].as_u64().unwrap())
+        .collect();
+    assert_eq!(counts, [2, 2], "of each backend");
+    assert_eq!(lab.lb(&["flows", "kill"]).code, 2, "which?");
+    let killed = lab.lb(&["flows", "kill", "--client", &client.to_string()]).success();
+    assert_eq!(killed.stdout, "1 flow ended\n");
+    held.remove(0).say("still there?").unwrap_err();
+    for one in &mut held {
+        one.say("still there?").unwrap();
+    }
+    let killed = lab.lb(&["--json", "flows", "kill", "--all"]).success().json();
+    assert!(killed["killed"].as_u64().unwrap() >= 3, "{killed}");
+}

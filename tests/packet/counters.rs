@@ -1,12 +1,15 @@
 //! Counters per backend, and the sweep that counts flows.
 
+use std::ops::ControlFlow;
+
 use lb_common::{
     abi::Mode,
     flow::Tick,
     net::{Be16, TCP},
+    reason::DropReason,
 };
 use lb_userspace::{
-    datapath::{BackendCounters, Datapath as _, FlowTables as _},
+    datapath::{BackendCounters, Datapath as _, FlowEntry, FlowPlace, FlowTables as _},
     model::Protocol,
 };
 
@@ -194,4 +197,60 @@ fn flows_are_listed_with_all_their_addresses() {
         };
         assert_eq!((flow.source, flow.backend_address), (source, to), "{case:?}");
     }
+}
+
+#[test]
+fn flows_are_ended_by_choice_with_both_entries() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms() {
+        let service = lab.serve(case, &Setup::default());
+        let requests = [4000, 4001, 4002].map(|port| service.request(port));
+        let flows = requests.clone().map(|request| lab.forward(&service, &request));
+        lab.establish(&service, &requests[0], flows[0]);
+        lab.establish(&service, &requests[1], flows[1]);
+        let doomed = |flow: &FlowEntry| flow.vip == service.vip && flow.client.port() != 4001;
+        assert_eq!(lab.datapath.flow_tables().kill(&doomed).unwrap(), 2, "{case:?}");
+        let left = lab.flows().into_iter().filter(|flow| flow.vip == service.vip);
+        assert_eq!(left.map(|flow| flow.client.port()).collect::<Vec<_>>(), [4001]);
+        assert_eq!(lab.forward(&service, &requests[1].clone().flags_if_tcp(ACK)), flows[1]);
+        // What their servers still send is nobody's.
+        let stale = service
+            .reply(&service.forwarded(&requests[0], flows[0].0, flows[0].1), ACK)
+            .bytes();
+        let out = lab.run_on(crate::lab::BACKEND_IF, &stale);
+        assert_eq!(out.frame, stale, "{case:?}");
+        if case.protocol == Protocol::Tcp {
+            lab.refused(&requests[0].clone().flags(ACK), DropReason::NoFlow);
+        }
+    }
+}
+
+#[test]
+fn flows_are_listed_in_pages_each_once() {
+    let mut lab = Lab::new();
+    let service = lab.serve(
+        Case::PLAIN,
+        &Setup {
+            source_ports: 20_000,
+            ..Setup::default()
+        },
+    );
+    let ports = 1000..4000;
+    for port in ports.clone() {
+        lab.run(&service.request(port));
+    }
+    let tables = lab.datapath.flow_tables();
+    let (mut seen, mut pages, mut from) = (Vec::new(), 0, Some(FlowPlace::default()));
+    while let Some(place) = from {
+        from = tables
+            .walk(place, &mut |flow| {
+                seen.push(flow.client.port());
+                ControlFlow::Break(())
+            })
+            .unwrap();
+        pages += 1;
+    }
+    seen.sort_unstable();
+    assert!(pages > 1, "a page is a batch");
+    assert!(seen.into_iter().eq(ports));
 }

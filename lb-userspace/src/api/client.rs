@@ -228,7 +228,9 @@ fn refused_to_error(reply: Reply) -> Result<Reply, ApiError> {
         | Reply::Status { .. }
         | Reply::Version { .. }
         | Reply::Services { .. }
-        | Reply::Flows { .. }) => Ok(reply),
+        | Reply::Flows { .. }
+        | Reply::FlowCounts { .. }
+        | Reply::FlowsKilled { .. }) => Ok(reply),
     }
 }
 

@@ -78,14 +78,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Request;
+    use crate::{
+        api::{FlowFilter, Request},
+        datapath::FlowPlace,
+    };
 
     #[test]
     fn a_request_survives_the_wire() {
         let request = Request::Flows {
             limit: 7,
-            service: Some("web \"quoted\"\nnewline".into()),
-            backend: None,
+            filter: FlowFilter {
+                service: Some("web \"quoted\"\nnewline".into()),
+                client: Some("10.0.0.0/8".parse().unwrap()),
+                ..FlowFilter::default()
+            },
+            from: FlowPlace::default(),
         };
         let line = encode(&request, MAX_REQUEST).unwrap();
         assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "one line");

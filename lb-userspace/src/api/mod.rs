@@ -2,9 +2,11 @@
 
 pub mod client;
 pub mod codec;
+pub mod filter;
 pub mod report;
 pub mod request;
 pub mod server;
 
+pub use filter::*;
 pub use report::*;
 pub use request::*;

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts};
+use crate::{
+    datapath::Sweep,
+    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts},
+};
 
 /// Everything that `lb status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,9 @@ pub struct Status {
     pub reasons: Vec<ReasonReport>,
     /// The flow tables.
     pub flow_tables: Vec<FlowTableReport>,
+    /// The last walk over them.
+    #[serde(default)]
+    pub sweep: Option<SweepReport>,
     /// Kernel memory per map.
     pub maps: Vec<MapReport>,
 }
@@ -211,6 +217,38 @@ pub struct FlowTableReport {
     pub flows: u64,
     /// Capacity in flows.
     pub capacity: u64,
+    /// Half-open flows at the last sweep; they have a table of their own.
+    #[serde(default)]
+    pub half_open: u64,
+    /// Capacity of that.
+    #[serde(default)]
+    pub half_open_capacity: u64,
+}
+
+/// The last walk over the flow tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepReport {
+    /// How long it took, pauses included, in milliseconds.
+    pub took_ms: u64,
+    /// Processor time of it, in microseconds.
+    pub cpu_us: u64,
+    /// Entries that it read; a flow has two.
+    pub entries: u64,
+    /// Expired flows that it removed.
+    pub expired: u64,
+}
+
+impl SweepReport {
+    /// Of a sweep that took so long.
+    #[must_use]
+    pub fn new(sweep: &Sweep, took: Duration) -> Self {
+        Self {
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            cpu_us: u64::try_from(sweep.cpu.as_micros()).unwrap_or(u64::MAX),
+            entries: sweep.entries,
+            expired: sweep.expired,
+        }
+    }
 }
 
 /// Memory of a map.
@@ -241,12 +279,25 @@ pub struct FlowReport {
     pub source: SocketAddr,
     /// Backend address.
     pub backend_address: SocketAddr,
-    /// `syn-seen`, `established`, `client-fin`, `backend-fin`, `closing`, `udp`.
+    /// `syn-seen`, `syn-answered`, `established`, `client-fin`, `backend-fin`, `closing`, `udp-new`, `udp`.
     pub phase: String,
     /// Age in milliseconds.
     pub age_ms: u64,
     /// Milliseconds until it expires, if nothing comes.
     pub expires_in_ms: u64,
+}
+
+/// Flows that have all this in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// Service name.
+    pub service: String,
+    /// Backend name.
+    pub backend: String,
+    /// As [`FlowReport::phase`].
+    pub phase: String,
+    /// How many.
+    pub flows: u64,
 }
 
 /// Versions.

@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{FlowReport, ServiceReport, Status, VersionReport};
-use crate::model::{AdminState, Backend, Interface, OnDown, Service, Timeouts};
+use super::filter::FlowFilter;
+use super::report::{FlowCount, FlowReport, ServiceReport, Status, VersionReport};
+use crate::{
+    datapath::FlowPlace,
+    model::{AdminState, Backend, Interface, OnDown, Service, Timeouts},
+};
 
 /// A request. Services and backends are named as in the configuration; a service also by `VIP:PORT/PROTOCOL`,
 /// a backend also by `ADDRESS:PORT`.
@@ -70,14 +74,24 @@ pub enum Request {
     },
     /// Detaches everything, removes pins and addresses, and ends the daemon.
     Shutdown,
-    /// Flows in the table.
+    /// Flows in the tables, a page of them.
     Flows {
         /// At most so many.
         limit: usize,
-        /// Only flows of this service.
-        service: Option<String>,
-        /// Only flows to this backend.
-        backend: Option<String>,
+        /// Which.
+        filter: FlowFilter,
+        /// Where the last page ended.
+        from: FlowPlace,
+    },
+    /// How many flows there are, by service, backend and state.
+    FlowCounts {
+        /// Which.
+        filter: FlowFilter,
+    },
+    /// Ends flows.
+    FlowsKill {
+        /// Which.
+        filter: FlowFilter,
     },
 }
 
@@ -131,8 +145,20 @@ pub enum Reply {
     Flows {
         /// The flows, each once (not once per direction).
         flows: Vec<FlowReport>,
-        /// How many there are in all that match.
+        /// How many match, as far as the walk came.
         total: u64,
+        /// Where the next page begins, if more were asked for than a page takes.
+        next: Option<FlowPlace>,
+    },
+    /// See [`Request::FlowCounts`].
+    FlowCounts {
+        /// Flows by service, backend and state, in this order.
+        counts: Vec<FlowCount>,
+    },
+    /// See [`Request::FlowsKill`].
+    FlowsKilled {
+        /// How many.
+        flows: u64,
     },
     /// Refused or failed.
     Error {

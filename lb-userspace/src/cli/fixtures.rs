@@ -124,6 +124,8 @@ pub(super) fn status(services: Vec<ServiceReport>) -> Status {
         family: family.into(),
         flows,
         capacity,
+        half_open: flows / 100,
+        half_open_capacity: capacity / 4,
     };
     let map = |name: &str, max_entries, bytes| MapReport {
         name: name.into(),
@@ -154,6 +156,7 @@ pub(super) fn status(services: Vec<ServiceReport>) -> Status {
             ),
         ],
         flow_tables: vec![table("ipv4", 936, 524_288), table("ipv6", 0, 131_072)],
+        sweep: None,
         maps: vec![
             map("FLOWS_V4", 1 << 20, 117_440_512),
             map("FLOWS_V6", 1 << 18, 41_943_040),
@@ -197,6 +200,7 @@ pub(super) fn extreme() -> Status {
     }
     for table in &mut status.flow_tables {
         (table.flows, table.capacity) = (u64::MAX, u64::MAX);
+        (table.half_open, table.half_open_capacity) = (u64::MAX, u64::MAX);
     }
     status
 }

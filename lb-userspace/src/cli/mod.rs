@@ -151,7 +151,7 @@ pub enum Command {
     Attach(attach::AttachArgs),
     /// Detach from an interface, or take everything down
     Detach(detach::DetachArgs),
-    /// Show flows
+    /// Show, count or end flows
     Flows(flows::FlowsArgs),
     /// Send load to your own installation, and measure what comes of it
     #[command(subcommand)]
@@ -281,6 +281,8 @@ fn misfit(reply: &Reply) -> ApiError {
         Reply::Version { .. } => "version",
         Reply::Services { .. } => "services",
         Reply::Flows { .. } => "flows",
+        Reply::FlowCounts { .. } => "flow-counts",
+        Reply::FlowsKilled { .. } => "flows-killed",
         Reply::Error { error } => return error.clone(),
     };
     ApiError {

@@ -7,7 +7,7 @@ use super::{
     view::{Tone, View},
 };
 use crate::{
-    api::{BackendReport, Counters, HealthState, ServiceReport, Status},
+    api::{BackendReport, Counters, FlowTableReport, HealthState, ServiceReport, Status},
     model::{AdminState, Protocol, endpoint_name},
 };
 
@@ -303,6 +303,7 @@ fn memory(status: &Status, view: &View) -> String {
         ("FLOWS", Kind::Number),
         ("CAPACITY", Kind::Number),
         ("USED", Kind::Number),
+        ("HALF-OPEN", Kind::Number),
     ];
     let mut grid = Grid::new(1, columns);
     for table in &status.flow_tables {
@@ -314,6 +315,10 @@ fn memory(status: &Status, view: &View) -> String {
             Cell::toned(
                 human::percent(table.flows, table.capacity),
                 if full { Tone::Bad } else { Tone::Plain },
+            ),
+            Cell::toned(
+                human::percent(table.half_open, table.half_open_capacity),
+                if flooded(table) { Tone::Bad } else { Tone::Plain },
             ),
         ]);
     }
@@ -328,4 +333,9 @@ fn memory(status: &Status, view: &View) -> String {
         shown.push_str(&view.paragraph(Tone::Dim, 0, &text));
     }
     shown
+}
+
+/// Whether there is hardly any room for flows that open.
+const fn flooded(table: &FlowTableReport) -> bool {
+    table.half_open.saturating_mul(100) >= table.half_open_capacity.saturating_mul(NEARLY_FULL)
 }

@@ -4,6 +4,7 @@ use lb_common::abi::ABI_VERSION;
 
 use super::{
     Call, Controller, ControllerError,
+    flows::Question,
     persist::Saved,
     ports::{Health, Network},
 };
@@ -23,13 +24,11 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             }),
             Request::Version => Ok(Reply::Version { version: version() }),
             Request::ServiceList => self.service_reports().map(|services| Reply::Services { services }),
-            Request::Flows {
-                limit,
-                service,
-                backend,
-            } => {
-                return self.begin_flows(*limit, service.as_deref(), backend.as_deref(), reply);
+            Request::Flows { limit, filter, from } => {
+                return self.begin_flows(Question::List(*limit, *from), filter, reply);
             }
+            Request::FlowCounts { filter } => return self.begin_flows(Question::Count, filter, reply),
+            Request::FlowsKill { filter } => return self.begin_flows(Question::Kill, filter, reply),
             // It ends the event loop, which is where it is answered.
             Request::Shutdown => Err(state::error(ErrorKind::Invalid, "the daemon is ending already")),
             Request::ServiceAdd { .. } => {

@@ -37,6 +37,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             services,
             reasons: reason_reports(&self.datapath.reasons().map_err(system)?),
             flow_tables: self.flow_table_reports(),
+            sweep: self.books.cost,
             maps: self.datapath.maps().map_err(system)?,
         })
     }
@@ -162,15 +163,18 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     fn flow_table_reports(&self) -> Vec<FlowTableReport> {
         let limits = self.config.limits;
-        let [ipv4, ipv6] = self.books.flows;
-        let report = |family: &str, flows, capacity: u32| FlowTableReport {
+        let report = |family: &str, (flows, capacity): (u64, u32), (half_open, room): (u64, u32)| FlowTableReport {
             family: family.to_owned(),
             flows,
             capacity: u64::from(capacity),
+            half_open,
+            half_open_capacity: u64::from(room),
         };
+        let ([ipv4, ipv6], [opening_ipv4, opening_ipv6]) = (self.books.flows, self.books.half_open);
+        let (ipv4, ipv6) = ((ipv4, limits.flows_ipv4), (ipv6, limits.flows_ipv6));
         vec![
-            report("ipv4", ipv4, limits.flows_ipv4),
-            report("ipv6", ipv6, limits.flows_ipv6),
+            report("ipv4", ipv4, (opening_ipv4, limits.half_open_ipv4)),
+            report("ipv6", ipv6, (opening_ipv6, limits.half_open_ipv6)),
         ]
     }
 
@@ -208,6 +212,16 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             if percent >= NEARLY_FULL {
                 warnings.push(format!(
                     "flow table {} is {percent} % full: raise limits.flows-{}",
+                    table.family, table.family
+                ));
+            }
+            let percent = (table.half_open * 100)
+                .checked_div(table.half_open_capacity)
+                .unwrap_or(100);
+            if percent >= NEARLY_FULL {
+                warnings.push(format!(
+                    "the table of half-open flows {} is {percent} % full, by a flood or by too little room: look at \
+                     lb flows --state half-open --count, and at limits.half-open-{}",
                     table.family, table.family
                 ));
             }

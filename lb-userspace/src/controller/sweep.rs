@@ -17,7 +17,7 @@ use super::{
     ports::{Health, Network},
 };
 use crate::{
-    api::Counters,
+    api::{Counters, SweepReport},
     datapath::{BackendCounters, Datapath, DatapathError, Sweep},
     model::ServiceId,
     plan::Action,
@@ -30,8 +30,12 @@ const SAMPLES: usize = 13;
 #[derive(Debug, Default)]
 pub(super) struct Books {
     running: bool,
-    /// Flows in the IPv4 and IPv6 table.
+    /// Established flows in the IPv4 and IPv6 table.
     pub(super) flows: [u64; 2],
+    /// Half-open ones.
+    pub(super) half_open: [u64; 2],
+    /// What the last sweep took.
+    pub(super) cost: Option<SweepReport>,
     /// Flows of each backend index at the last sweep, and its counters then.
     active: BTreeMap<u32, (u64, BackendCounters)>,
     /// How often source ports had run out, at each of the last sweeps.
@@ -79,6 +83,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         };
         self.books.error = None;
         self.books.flows = sweep.flows;
+        self.books.half_open = sweep.half_open;
+        self.books.cost = Some(SweepReport::new(&sweep, self.now().saturating_sub(began)));
         self.free_unused(began, &sweep);
         let indices: Vec<u32> = self.layout.contents().backends.keys().copied().collect();
         let count = |i: u32| (i, (sweep.active.get(&i).copied().unwrap_or(0), self.counters_of(i)));

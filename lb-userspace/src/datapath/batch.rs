@@ -27,28 +27,33 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Gives every entry of a hash map to `visit`.
+/// Entries of a batch. It ends at the end of a bucket and must hold at least one whole bucket.
+const BATCH: usize = 4096;
+
+/// Gives the entries of a hash map to `visit`, from a place on, as long as `go_on` says so after each batch. Gives the place to
+/// go on from; `None` at the end.
 ///
 /// # Errors
 /// What the kernel says, such as that the descriptor is not a hash map's.
-pub(super) fn for_each<K: Pod + Default, V: Pod>(
+pub(super) fn walk<K: Pod + Default, V: Pod>(
     map: BorrowedFd<'_>,
+    from: Option<u32>,
     empty: V,
     mut visit: impl FnMut(&K, &V),
-) -> io::Result<()> {
-    // A batch ends at the end of a bucket and must hold at least one whole bucket.
-    let mut capacity = 4096;
-    let mut cursor: Option<u32> = None;
+    mut go_on: impl FnMut() -> bool,
+) -> io::Result<Option<u32>> {
+    let (mut keys, mut values) = (vec![K::default(); BATCH], vec![empty; BATCH]);
+    let mut cursor = from;
     loop {
-        let mut keys = vec![K::default(); capacity];
-        let mut values = vec![empty; capacity];
         let mut next = 0u32;
         let (count, result) = lookup(map, cursor.as_ref(), &mut next, &mut keys, &mut values);
         let done = match result {
             Ok(()) => false,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && capacity < 1 << 20 => {
-                capacity *= 2;
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && keys.len() < 1 << 20 => {
+                let larger = keys.len() * 2;
+                keys.resize(larger, K::default());
+                values.resize(larger, empty);
                 continue;
             }
             Err(e) => return Err(e),
@@ -57,9 +62,12 @@ pub(super) fn for_each<K: Pod + Default, V: Pod>(
             visit(key, value);
         }
         if done {
-            return Ok(());
+            return Ok(None);
         }
         cursor = Some(next);
+        if !go_on() {
+            return Ok(cursor);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -12,7 +13,7 @@ use lb_common::{
     flow::Tick,
 };
 
-use super::{Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, FlowTables, Sweep};
+use super::{Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowEntry, FlowPlace, FlowTables, Sweep};
 use crate::{
     api::MapReport,
     model::{ServiceId, XdpMode},
@@ -249,10 +250,30 @@ impl FlowTables for FakeDatapath {
         Ok(state.sweep.clone())
     }
 
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
+    /// A batch has one flow.
+    fn walk(
+        &self,
+        from: FlowPlace,
+        visit: &mut dyn FnMut(&FlowEntry) -> ControlFlow<()>,
+    ) -> Result<Option<FlowPlace>, DatapathError> {
         let flows = self.state().flows.clone();
-        flows.iter().for_each(visit);
-        Ok(())
+        for (table, flow) in flows.iter().enumerate().skip(from.table) {
+            if visit(flow).is_break() && table + 1 < flows.len() {
+                let bucket = None;
+                return Ok(Some(FlowPlace {
+                    table: table + 1,
+                    bucket,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn kill(&self, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError> {
+        let mut state = self.state();
+        let before = state.flows.len();
+        state.flows.retain(|flow| !wanted(flow));
+        Ok((before - state.flows.len()) as u64)
     }
 
     fn now(&self) -> Result<Tick, DatapathError> {

@@ -1,10 +1,14 @@
 //! Walking the flow tables: the sweep, and `lb flows`.
 
 use std::{
+    cell::{Cell, RefCell},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::ControlFlow,
     os::fd::AsFd as _,
     path::Path,
     sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -18,9 +22,10 @@ use lb_common::{
     net::{Addr4, Addr6, Address, Be16, MacAddr},
     rewrite::Rewrite,
 };
+use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    DatapathError, FlowEntry, FlowTables, Sweep, batch,
+    DatapathError, FlowEntry, FlowPlace, FlowTables, Sweep, batch,
     clock::Clock,
     pins::{Pins, kernel},
 };
@@ -54,34 +59,105 @@ impl KernelFlowTables {
     }
 }
 
+/// The part of a core that a sweep takes at most, as one in so many: it pauses as often as it must.
+const SHARE: u32 = 10;
+
+/// Processor time between two pauses at least.
+const PAUSE_AFTER: Duration = Duration::from_millis(2);
+
 impl FlowTables for KernelFlowTables {
     fn sweep(&self) -> Result<Sweep, DatapathError> {
         let now = self.now()?;
+        let mut pace = Pace::new();
         let mut result = Sweep::default();
         let [half_open_v4, flows_v4] = &self.ipv4;
         let [half_open_v6, flows_v6] = &self.ipv6;
         result.half_open = [
-            sweep(half_open_v4, now, &mut result)?,
-            sweep(half_open_v6, now, &mut result)?,
+            sweep(half_open_v4, now, &mut pace, &mut result)?,
+            sweep(half_open_v6, now, &mut pace, &mut result)?,
         ];
-        result.flows = [sweep(flows_v4, now, &mut result)?, sweep(flows_v6, now, &mut result)?];
+        result.flows = [
+            sweep(flows_v4, now, &mut pace, &mut result)?,
+            sweep(flows_v6, now, &mut pace, &mut result)?,
+        ];
+        result.cpu = pace.used();
         Ok(result)
     }
 
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
+    fn walk(
+        &self,
+        from: FlowPlace,
+        visit: &mut dyn FnMut(&FlowEntry) -> ControlFlow<()>,
+    ) -> Result<Option<FlowPlace>, DatapathError> {
         let now = self.now()?;
+        let ([half_open_v4, flows_v4], [half_open_v6, flows_v6]) = (&self.ipv4, &self.ipv6);
+        let mut place = from;
+        while place.table < 4 {
+            let bucket = match place.table {
+                0 => visit_table(half_open_v4, place.bucket, now, visit),
+                1 => visit_table(flows_v4, place.bucket, now, visit),
+                2 => visit_table(half_open_v6, place.bucket, now, visit),
+                _ => visit_table(flows_v6, place.bucket, now, visit),
+            }?;
+            if bucket.is_some() {
+                return Ok(Some(FlowPlace { bucket, ..place }));
+            }
+            place = FlowPlace {
+                table: place.table + 1,
+                bucket: None,
+            };
+        }
+        Ok(None)
+    }
+
+    fn kill(&self, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError> {
+        let now = self.now()?;
+        let mut killed = 0;
         for table in &self.ipv4 {
-            for_each(table, now, visit)?;
+            killed += kill(table, now, wanted)?;
         }
         for table in &self.ipv6 {
-            for_each(table, now, visit)?;
+            killed += kill(table, now, wanted)?;
         }
-        Ok(())
+        Ok(killed)
     }
 
     fn now(&self) -> Result<Tick, DatapathError> {
         self.clock.now()
     }
+}
+
+/// Keeps a walk to its share of a core.
+struct Pace {
+    /// Processor time of this thread when the walk began, and at the last pause.
+    began: Duration,
+    paused: Duration,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let began = thread_time();
+        Self { began, paused: began }
+    }
+
+    /// Processor time since the walk began.
+    fn used(&self) -> Duration {
+        thread_time().saturating_sub(self.began)
+    }
+
+    /// Sleeps, if it is time to.
+    fn keep(&mut self) {
+        let worked = thread_time().saturating_sub(self.paused);
+        if worked >= PAUSE_AFTER {
+            thread::sleep(worked * (SHARE - 1));
+            self.paused = thread_time();
+        }
+    }
+}
+
+/// Processor time of this thread. Where the system does not tell, it stands still, and there are no pauses.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// A flow table of one family.
@@ -104,6 +180,19 @@ where
             map: Mutex::new(map),
         })
     }
+
+    /// Removes an entry; false when there is none.
+    fn remove(&self, key: &FlowKey<A>) -> bool {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.remove(key).is_ok()
+    }
+
+    /// Removes an entry that is still as expired as it was: it may have been replaced by a new flow.
+    fn remove_expired(&self, key: &FlowKey<A>, now: Tick) -> bool {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let still = map.get(key, 0).is_ok_and(|flow| flow.expires.plus(GRACE).passed(now));
+        still && map.remove(key).is_ok()
+    }
 }
 
 /// What the walk needs of an address.
@@ -124,18 +213,33 @@ impl UserAddress for Addr6 {
 }
 
 /// Counts the flows of a table into `sweep`, removes those that expired, and says how many there are.
-fn sweep<A: UserAddress>(table: &Table<A>, now: Tick, sweep: &mut Sweep) -> Result<u64, DatapathError>
+fn sweep<A: UserAddress>(table: &Table<A>, now: Tick, pace: &mut Pace, sweep: &mut Sweep) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
     Flow<A>: Pod,
 {
     let mut flows = 0;
-    let mut expired = Vec::new();
-    walk(table, |key, flow| {
+    // Removed batch by batch, so that they take little memory however many there are.
+    let expired = RefCell::new(Vec::new());
+    let removed = Cell::new(0);
+    let remove = || {
+        for (key, to_backend) in expired.borrow_mut().drain(..) {
+            if table.remove_expired(&key, now) && to_backend {
+                removed.set(removed.get() + 1);
+            }
+        }
+    };
+    let go_on = || {
+        remove();
+        pace.keep();
+        true
+    };
+    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+        sweep.entries += 1;
         let to_backend = flow.direction == Direction::TO_BACKEND;
         if flow.expires.passed(now) {
             if flow.expires.plus(GRACE).passed(now) {
-                expired.push((*key, to_backend));
+                expired.borrow_mut().push((*key, to_backend));
             }
         } else if to_backend {
             flows += 1;
@@ -144,37 +248,74 @@ where
                 *sweep.active.entry(flow.backend).or_default() += 1;
             }
         }
-    })?;
-    let mut map = table.map.lock().unwrap_or_else(PoisonError::into_inner);
-    for (key, to_backend) in expired {
-        // It may have come back to life, or been replaced by a new flow.
-        let still = map.get(&key, 0).is_ok_and(|flow| flow.expires.plus(GRACE).passed(now));
-        if still && map.remove(&key).is_ok() && to_backend {
-            sweep.expired += 1;
-        }
-    }
+    };
+    walk(table, None, visit, go_on)?;
+    remove();
+    sweep.expired += removed.get();
     Ok(flows)
 }
 
-/// Gives each unexpired flow to `visit`, once.
-fn for_each<A: UserAddress>(table: &Table<A>, now: Tick, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>
+/// Gives unexpired flows of a table to `visit`, each once, until after the batch in which that asks for a break.
+fn visit_table<A: UserAddress>(
+    table: &Table<A>,
+    from: Option<u32>,
+    now: Tick,
+    visit: &mut dyn FnMut(&FlowEntry) -> ControlFlow<()>,
+) -> Result<Option<u32>, DatapathError>
 where
     FlowKey<A>: Pod + Default,
     Flow<A>: Pod,
 {
-    walk(table, |key, flow| {
-        if flow.direction == Direction::TO_BACKEND && !flow.expires.passed(now) {
-            visit(&entry(key, flow));
+    let wanted = Cell::new(true);
+    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+        if flow.direction == Direction::TO_BACKEND && !flow.expires.passed(now) && visit(&entry(key, flow)).is_break() {
+            wanted.set(false);
         }
-    })
+    };
+    walk(table, from, visit, || wanted.get())
 }
 
-fn walk<A: UserAddress>(table: &Table<A>, visit: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), DatapathError>
+/// Removes both entries of the flows of a table that are `wanted`.
+fn kill<A: UserAddress>(table: &Table<A>, now: Tick, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
     Flow<A>: Pod,
 {
-    batch::for_each(table.data.fd().as_fd(), blank::<A>(), visit).map_err(|e| kernel("cannot walk the flow table", e))
+    let doomed = RefCell::new(Vec::new());
+    let killed = Cell::new(0);
+    let remove = || {
+        for (key, twin) in doomed.borrow_mut().drain(..) {
+            killed.set(killed.get() + u64::from(table.remove(&key)));
+            table.remove(&twin);
+        }
+    };
+    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+        let live = flow.direction == Direction::TO_BACKEND && !flow.expires.passed(now);
+        if live && wanted(&entry(key, flow)) {
+            doomed.borrow_mut().push((*key, flow.rewrite.reply_key(key.protocol())));
+        }
+    };
+    let go_on = || {
+        remove();
+        true
+    };
+    walk(table, None, visit, go_on)?;
+    remove();
+    Ok(killed.get())
+}
+
+fn walk<A: UserAddress>(
+    table: &Table<A>,
+    from: Option<u32>,
+    visit: impl FnMut(&FlowKey<A>, &Flow<A>),
+    go_on: impl FnMut() -> bool,
+) -> Result<Option<u32>, DatapathError>
+where
+    FlowKey<A>: Pod + Default,
+    Flow<A>: Pod,
+{
+    let map = table.data.fd().as_fd();
+    batch::walk(map, from, blank::<A>(), visit, go_on).map_err(|e| kernel("cannot walk the flow table", e))
 }
 
 fn entry<A: UserAddress>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowEntry {

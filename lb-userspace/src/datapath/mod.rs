@@ -24,13 +24,16 @@ pub use kernel::{KernelDatapath, pinned_services};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
     path::PathBuf,
+    time::Duration,
 };
 
 use lb_common::{
     abi::{Backend, Rotation, SlotPage},
     flow::Tick,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ErrorKind, MapReport},
@@ -118,6 +121,19 @@ pub struct Sweep {
     pub half_open: [u64; 2],
     /// Expired flows that were removed.
     pub expired: u64,
+    /// Entries that were read.
+    pub entries: u64,
+    /// Processor time that it took.
+    pub cpu: Duration,
+}
+
+/// Where a walk over the flow tables goes on. The default is the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowPlace {
+    /// How many tables are done.
+    pub table: usize,
+    /// The place in the next one, as the kernel gave it.
+    pub bucket: Option<u32>,
 }
 
 /// Errors of the packet path; each says what to do next.
@@ -262,11 +278,32 @@ pub trait FlowTables: Send + Sync + 'static {
     /// # Errors
     /// When the kernel refuses.
     fn sweep(&self) -> Result<Sweep, DatapathError>;
+    /// Walks the tables from a place on and gives unexpired flows to `visit`, each once, until some time after it asks for a
+    /// break. Gives the place to go on from; `None` at the end.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn walk(
+        &self,
+        from: FlowPlace,
+        visit: &mut dyn FnMut(&FlowEntry) -> ControlFlow<()>,
+    ) -> Result<Option<FlowPlace>, DatapathError>;
     /// Walks the tables and gives each unexpired flow to `visit`, once.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError>;
+    fn for_each_flow(&self, visit: &mut dyn FnMut(&FlowEntry)) -> Result<(), DatapathError> {
+        let mut visit = |flow: &FlowEntry| {
+            visit(flow);
+            ControlFlow::Continue(())
+        };
+        self.walk(FlowPlace::default(), &mut visit).map(drop)
+    }
+    /// Removes the flows that are `wanted`, and says how many there were.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn kill(&self, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError>;
     /// The packet path's clock.
     ///
     /// # Errors

@@ -3,11 +3,16 @@
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::programs::ProgramInfo;
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::ProgramInfo,
+};
 use lb_common::{
-    abi::{Backend, BackendState, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, SlotPage},
-    flow::{TICK_SHIFT, Timeouts},
-    net::{self, Be16, MacAddr},
+    abi::{
+        ABI_VERSION, Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
+    },
+    flow::{Phase, TICK_SHIFT, Timeouts},
+    net::{self, Addr4, Be16, MacAddr},
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
@@ -105,6 +110,22 @@ impl Balancer {
             counts.opened += backend.opened;
         }
         Ok(counts)
+    }
+
+    /// Takes the handshakes of the IPv4 flows there are for complete: nobody answers them here.
+    pub(crate) fn establish(&self) -> Result<()> {
+        type Flows = HashMap<MapData, FlowKey<Addr4>, Flow<Addr4>>;
+        let maps = Path::new(BPFFS).join(format!("lb/{}/v{ABI_VERSION}/maps", self.chain.instance()));
+        let open = |name: &str| -> Result<Flows> {
+            Ok(HashMap::try_from(Map::LruHashMap(MapData::from_pin(maps.join(name))?))?)
+        };
+        let (half_open, mut established) = (open("EMBRYONIC_V4")?, open("FLOWS_V4")?);
+        for entry in half_open.iter() {
+            let (key, flow) = entry?;
+            let phase = Phase::ESTABLISHED;
+            established.insert(key, Flow { phase, ..flow }, 0)?;
+        }
+        Ok(())
     }
 
     /// What the kernel says of the program.

@@ -107,6 +107,10 @@ fn established(bed: &mut Bed, path: &Path) -> Result<(Run, Option<String>)> {
     let chain = bed.chain();
     chain.flows(0, FLOWS)?;
     chain.send(2 * FLOWS)?;
+    if let (Bed::Balancer(balancer), Traffic::AckV4) = (&*bed, path.traffic) {
+        balancer.establish()?;
+    }
+    let chain = bed.chain();
     chain.carry(path.traffic)?;
     chain.send(FLOWS)?;
     observed(bed, PACKETS, 0)

@@ -9,6 +9,7 @@ use super::super::{
 };
 use crate::{
     api::{BackendChange, ErrorKind, Request},
+    datapath::FlowPlace,
     model::{AdminState, ForwardingMode, HealthCheck, OnDown, Probe, Protocol, Service, VipAddress, XdpMode},
 };
 
@@ -211,7 +212,17 @@ fn the_other_verbs_become_requests() {
     let Command::Flows(flows) = cli("flows --service web --limit 7").command else {
         panic!("not flows")
     };
-    assert!(matches!(flows.request(), Request::Flows { limit: 7, service: Some(s), backend: None } if s == "web"));
+    let place = FlowPlace {
+        table: 1,
+        bucket: Some(5),
+    };
+    let Request::Flows { limit, filter, from } = flows.request(place, 3) else {
+        panic!("not flows")
+    };
+    assert_eq!((limit, filter.service.as_deref(), from), (4, Some("web"), place));
+    cli("flows --backend web-1 --client 10.0.0.0/8 --state half-open --count");
+    cli("flows kill --all");
+    cli("flows kill --client [2001:db8::1]:5000 --state syn-seen");
     for line in [
         "detach",
         "detach eth0",
@@ -244,7 +255,10 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("backend add web 10.0.0.1:80 --backup --tier 2", "cannot be used with"),
         ("backend set web web-1", "--weight"),
         ("backend drain web", "<BACKEND>"),
-        ("flows --limit 0", "1..=100000"),
+        ("flows --limit 0", "0 is not in 1.."),
+        ("flows --client 10.0.0", "ADDRESS/PREFIX"),
+        ("flows --state open", "half-open"),
+        ("flows --count --limit 5", "cannot be used with"),
         ("status --watch 0", "0.1 to 3600"),
         ("status --instance ../other", "without `/`"),
         ("detach --instance ..", "not beginning with"),
