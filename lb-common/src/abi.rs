@@ -15,7 +15,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 1] = ["lb_open"];
+pub const STAGES: [&str; 3] = ["lb_open", "lb_odd", "lb_too_big"];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.
 pub const SLOTS_PER_PAGE: u32 = 64;
@@ -489,6 +489,70 @@ impl Mode {
     }
 }
 
+/// What the fragments of one packet have in common (RFC 791, RFC 8200).
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Identification; of IPv4 in the lower half.
+    pub id: u32,
+    /// IP protocol number and three bytes of zero.
+    protocol_word: u32,
+}
+
+impl<A> FragmentKey<A> {
+    /// From addresses, identification and protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(src: A, dst: A, id: u32, protocol: u8) -> Self
+    where
+        A: Copy,
+    {
+        Self {
+            src,
+            dst,
+            id,
+            protocol_word: u32::from_ne_bytes([protocol, 0, 0, 0]),
+        }
+    }
+}
+
+/// What the first fragment of a packet told about the others.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+    /// Bytes of its payload that came without a gap.
+    pub next: u32,
+    /// Identification that its fragments leave with.
+    pub id: u32,
+    /// When it is forgotten.
+    pub expires: Tick,
+}
+
+/// What is done for a VIP besides its services, a bit each.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct VipFlags(pub u32);
+
+impl VipFlags {
+    /// Echo requests are answered, because the kernel may not have the address.
+    pub const ECHO: u32 = 1;
+
+    /// Whether any of `flags` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any(self, flags: u32) -> bool {
+        self.0 & flags != 0
+    }
+}
+
 /// Counters of one backend on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -522,13 +586,19 @@ const _: () = {
     assert!(size_of::<BackendEntry>() == 8 + 2 * size_of::<Backend>());
     assert!(size_of::<BackendStats>() == 48);
     assert!(size_of::<Cursor>() == 64);
+    assert!(size_of::<FragmentKey<Addr4>>() == 16);
+    assert!(size_of::<FragmentKey<Addr6>>() == 40);
+    assert!(size_of::<Datagram>() == 16);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "aya asks for its marker trait on what maps hold")]
 
-    use super::{BackendEntry, BackendStats, Cursor, Flow, FlowKey, Previous, Rotation, Service, ServiceKey, SlotPage};
+    use super::{
+        BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Previous, Rotation, Service,
+        ServiceKey, SlotPage, VipFlags,
+    };
     use crate::net::{Addr4, Addr6};
 
     macro_rules! pod {
@@ -555,6 +625,12 @@ mod pod {
         Cursor,
         BackendEntry,
         BackendStats,
+        FragmentKey<Addr4>,
+        FragmentKey<Addr6>,
+        Datagram,
+        Addr4,
+        Addr6,
+        VipFlags,
     );
 }
 

@@ -35,26 +35,29 @@ reasons! {
     PassReason {
         /// Neither IPv4 nor IPv6: ARP, VLAN-tagged frames and the like.
         NotIp = "not-ip",
-        /// Neither TCP nor UDP: ICMP, neighbour discovery and the like.
+        /// Neither TCP nor UDP, nor an ICMP error: neighbour discovery, echo requests that the kernel answers, and the like.
         NotTcpOrUdp = "not-tcp-or-udp",
         /// Headers that are cut short or contradict themselves; the kernel will discard it.
         Malformed = "malformed",
-        /// A fragment other than the first, which names no port.
+        /// A fragment other than the first, which names no port, of no packet that lb forwards.
         LaterFragment = "later-fragment",
-        /// IPv6 extension headers stand before the ports.
+        /// IPv6 extension headers before the ports that lb does not carry: more than eight, a route still to be followed,
+        /// or headers that authenticate addresses.
         Ipv6Extension = "ipv6-extension",
         /// No flow and no service matches.
         NotAService = "not-a-service",
         /// It may not be forwarded any further (TTL or hop limit 1 or 0); the kernel answers.
         TtlExpired = "ttl-expired",
+        /// An ICMP error about a packet of no flow: the host's own, most likely.
+        IcmpNoFlow = "icmp-no-flow",
+        /// A fragment to a VIP that came before the first one of its packet, or long after it.
+        FragmentBeforeFirst = "fragment-before-first",
     }
 }
 
 reasons! {
     /// Why a packet of a service was not forwarded. Where TCP allows, the sender is told by RST.
     DropReason {
-        /// The first fragment of a packet for a service: fragments of services are not forwarded.
-        Fragment = "fragment",
         /// TCP flags that no sound stack sends to open a connection; no answer.
         BadTcpFlags = "bad-tcp-flags",
         /// A TCP packet of a connection that is not in the flow table; answered with RST.
@@ -71,7 +74,7 @@ reasons! {
         FlowTableFull = "flow-table-full",
         /// UDP over IPv6 without a checksum, which RFC 8200 forbids.
         UdpChecksumMissing = "udp-checksum-missing",
-        /// Larger than the MTU towards the backend.
+        /// Larger than the MTU of the way on; the sender is told by ICMP (fragmentation needed, or packet too big).
         ExceedsMtu = "exceeds-mtu",
         /// The interface that it should leave by is gone, or the packet path is not attached to it.
         InterfaceGone = "interface-gone",
@@ -81,6 +84,12 @@ reasons! {
         NewFlowLimit = "new-flow-limit",
         /// The driver leaves too little room before the frame for a tunnel's headers, as modes `ipip` and `gue` need it.
         NoHeadroom = "no-headroom",
+        /// A fragment that overlaps what came before it of the same packet.
+        FragmentOverlap = "fragment-overlap",
+        /// The first fragment of a TCP segment for a service ends within the TCP header (RFC 1858).
+        FragmentTiny = "fragment-tiny",
+        /// No ICMP was sent about a packet, or no echo request answered, because `limits.icmp-per-second` was reached.
+        IcmpRateLimited = "icmp-rate-limited",
     }
 }
 

@@ -1,19 +1,27 @@
 //! What differs between IPv4 and IPv6, so that every stage is written once.
 
 use lb_common::{
-    abi::{FlowKey, Link, Service, ServiceKey},
+    abi::{FlowKey, Link, Service, ServiceKey, VipFlags},
     encap::Outer,
-    net::{Addr4, Addr6, Address},
+    fragment::Piece,
+    icmp::{self, Message},
+    net::{Addr4, Addr6, Address, ICMP, ICMPV6},
+    reason::PassReason,
     rewrite::Rewrite,
+    wire::{Ipv4, Ipv6},
 };
 
 use crate::{
     Exit, encap,
-    maps::{self, Flows, NewFlow},
-    packet::Frame,
+    maps::{self, Flows, Fragments, NewFlow},
+    packet::{Frame, Window},
     parse::{self, Ip},
     rewrite,
 };
+
+const MALFORMED: Exit = Exit::Pass(PassReason::Malformed);
+/// Where a quote begins at most: [`parse`] goes no further for the headers before it.
+const MAX_QUOTE: usize = 0xfff;
 
 /// An IP version.
 pub trait Family: Sized + 'static {
@@ -26,14 +34,35 @@ pub trait Family: Sized + 'static {
     /// Whether a UDP checksum of zero means "none" (IPv4) or is forbidden (IPv6).
     const UDP_CHECKSUM_OPTIONAL: bool;
 
+    /// IP protocol number of its ICMP.
+    const ICMP: u8;
+    /// Whether ICMP's checksum covers the addresses of the IP header.
+    const ICMP_COVERS_ADDRESSES: bool;
+    /// ICMP type of an echo reply.
+    const ECHO_REPLY: u8;
+
     /// Reads the IP header.
     fn parse(frame: Frame) -> Result<Ip<Self::Addr>, Exit>;
+    /// Whether a protocol number is one that [`Stage::Odd`](crate::Stage::Odd) sees to.
+    fn odd(protocol: u8) -> bool;
+    /// Goes on to the transport header, past what may stand between it and the IP header.
+    fn walk(frame: Frame, ip: Ip<Self::Addr>) -> Result<Ip<Self::Addr>, Exit>;
+    /// Reads the headers of a packet that an ICMP error quotes at an offset. Most of the packet is not there.
+    fn quote(frame: Frame, at: usize) -> Result<Ip<Self::Addr>, Exit>;
+    /// What an ICMP type means.
+    fn message(kind: u8) -> Message;
     /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
     fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>, link: &Link) -> Option<()>;
     /// Decrements the TTL of the IP header that lies there, and gives its DSCP and ECN.
     fn hop(frame: Frame, offset: usize) -> Option<u8>;
     /// Writes Ethernet and IP header of a tunnel.
     fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()>;
+    /// Translates the addresses of a quoted packet back; gives its header checksum before and after.
+    fn rewrite_quote(frame: Frame, at: usize, rewrite: &Rewrite<Self::Addr>) -> Option<(u16, u16)>;
+    /// Gives a fragment another identification.
+    fn identify(frame: Frame, piece: &Piece, id: u32) -> Option<()>;
+    /// Exchanges the addresses of a packet that is answered in place.
+    fn send_back(frame: Frame, ip: &Ip<Self::Addr>, link: &Link) -> Option<()>;
     /// Its table of established flows.
     fn flows() -> Flows<Self::Addr>;
     /// Its table of half-open flows.
@@ -42,6 +71,10 @@ pub trait Family: Sized + 'static {
     fn new_flow() -> Option<&'static mut NewFlow<Self::Addr>>;
     /// Its services.
     fn service(key: &ServiceKey<Self::Addr>) -> Option<Service>;
+    /// What is done for an address besides its services; `None`: it is no VIP.
+    fn vip(address: &Self::Addr) -> Option<VipFlags>;
+    /// What is known of packets by their first fragments.
+    fn fragments() -> Fragments<Self::Addr>;
 }
 
 /// IPv4.
@@ -55,10 +88,34 @@ impl Family for V4 {
     const VERSION: u8 = 4;
     const HEAD: usize = parse::HEAD_V4;
     const UDP_CHECKSUM_OPTIONAL: bool = true;
+    const ICMP: u8 = ICMP;
+    const ICMP_COVERS_ADDRESSES: bool = false;
+    const ECHO_REPLY: u8 = icmp::ECHO_REPLY_V4;
 
     #[inline(always)]
     fn parse(frame: Frame) -> Result<Ip<Addr4>, Exit> {
         parse::ipv4(frame)
+    }
+
+    #[inline(always)]
+    fn odd(protocol: u8) -> bool {
+        protocol == ICMP
+    }
+
+    #[inline(always)]
+    fn walk(_frame: Frame, ip: Ip<Addr4>) -> Result<Ip<Addr4>, Exit> {
+        Ok(ip)
+    }
+
+    #[inline(always)]
+    fn quote(frame: Frame, at: usize) -> Result<Ip<Addr4>, Exit> {
+        let header: Window<{ size_of::<Ipv4>() }> = frame.window(at).ok_or(MALFORMED)?;
+        parse::ipv4_header(header.words::<5, 0>(), at).ok_or(MALFORMED)
+    }
+
+    #[inline(always)]
+    fn message(kind: u8) -> Message {
+        icmp::message_v4(kind)
     }
 
     #[inline(always)]
@@ -74,6 +131,21 @@ impl Family for V4 {
     #[inline(always)]
     fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()> {
         encap::ipv4(frame, outer, link)
+    }
+
+    #[inline(always)]
+    fn rewrite_quote(frame: Frame, at: usize, rewrite: &Rewrite<Addr4>) -> Option<(u16, u16)> {
+        rewrite::quoted_ipv4(frame, at, rewrite)
+    }
+
+    #[inline(always)]
+    fn identify(frame: Frame, piece: &Piece, id: u32) -> Option<()> {
+        rewrite::identify_ipv4(frame, piece.id, id)
+    }
+
+    #[inline(always)]
+    fn send_back(frame: Frame, ip: &Ip<Addr4>, link: &Link) -> Option<()> {
+        rewrite::exchange_ipv4(frame, ip, link)
     }
 
     #[inline(always)]
@@ -95,6 +167,16 @@ impl Family for V4 {
     fn service(key: &ServiceKey<Addr4>) -> Option<Service> {
         maps::service_v4(key)
     }
+
+    #[inline(always)]
+    fn vip(address: &Addr4) -> Option<VipFlags> {
+        maps::vip_v4(address)
+    }
+
+    #[inline(always)]
+    fn fragments() -> Fragments<Addr4> {
+        maps::fragments_v4()
+    }
 }
 
 impl Family for V6 {
@@ -102,10 +184,36 @@ impl Family for V6 {
     const VERSION: u8 = 6;
     const HEAD: usize = parse::HEAD_V6;
     const UDP_CHECKSUM_OPTIONAL: bool = false;
+    const ICMP: u8 = ICMPV6;
+    const ICMP_COVERS_ADDRESSES: bool = true;
+    const ECHO_REPLY: u8 = icmp::ECHO_REPLY_V6;
 
     #[inline(always)]
     fn parse(frame: Frame) -> Result<Ip<Addr6>, Exit> {
         parse::ipv6(frame)
+    }
+
+    #[inline(always)]
+    fn odd(protocol: u8) -> bool {
+        protocol == ICMPV6 || parse::is_ipv6_extension(protocol)
+    }
+
+    #[inline(always)]
+    fn walk(frame: Frame, ip: Ip<Addr6>) -> Result<Ip<Addr6>, Exit> {
+        parse::ipv6_extensions(frame, ip)
+    }
+
+    #[inline(always)]
+    fn quote(frame: Frame, at: usize) -> Result<Ip<Addr6>, Exit> {
+        let header: Window<{ size_of::<Ipv6>() }> = frame.window(at & MAX_QUOTE).ok_or(MALFORMED)?;
+        let addresses = (header.words::<4, 8>(), header.words::<4, 24>());
+        let ip = parse::ipv6_header(header.words::<2, 0>(), addresses, at & MAX_QUOTE).ok_or(MALFORMED)?;
+        Self::walk(frame, ip)
+    }
+
+    #[inline(always)]
+    fn message(kind: u8) -> Message {
+        icmp::message_v6(kind)
     }
 
     #[inline(always)]
@@ -121,6 +229,21 @@ impl Family for V6 {
     #[inline(always)]
     fn outer(frame: Frame, outer: &Outer, link: &Link) -> Option<()> {
         encap::ipv6(frame, outer, link)
+    }
+
+    #[inline(always)]
+    fn rewrite_quote(frame: Frame, at: usize, rewrite: &Rewrite<Addr6>) -> Option<(u16, u16)> {
+        rewrite::quoted_ipv6(frame, at, rewrite)
+    }
+
+    #[inline(always)]
+    fn identify(frame: Frame, piece: &Piece, id: u32) -> Option<()> {
+        rewrite::identify_ipv6(frame, piece.header, id)
+    }
+
+    #[inline(always)]
+    fn send_back(frame: Frame, ip: &Ip<Addr6>, link: &Link) -> Option<()> {
+        rewrite::exchange_ipv6(frame, ip, link)
     }
 
     #[inline(always)]
@@ -141,6 +264,16 @@ impl Family for V6 {
     #[inline(always)]
     fn service(key: &ServiceKey<Addr6>) -> Option<Service> {
         maps::service_v6(key)
+    }
+
+    #[inline(always)]
+    fn vip(address: &Addr6) -> Option<VipFlags> {
+        maps::vip_v6(address)
+    }
+
+    #[inline(always)]
+    fn fragments() -> Fragments<Addr6> {
+        maps::fragments_v6()
     }
 }
 

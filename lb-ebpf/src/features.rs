@@ -38,3 +38,25 @@ pub fn new_flow_credit() -> Option<u32> {
 pub fn jiffy_scale() -> u32 {
     JIFFY_SCALE.load()
 }
+
+/// The smallest MTU of any interface, in bytes from the IP header on: replies up to it fit everywhere.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static SMALLEST_MTU: Global<u32> = Global::new(1280);
+
+/// What fits every interface.
+#[inline(always)]
+pub fn smallest_mtu() -> u32 {
+    SMALLEST_MTU.load()
+}
+
+/// What a tick brings to a CPU's budget of ICMP messages, as [`lb_common::limit::credit`] gives it; 0: nothing.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static ICMP_CREDIT: Global<u32> = Global::new(0);
+
+/// What a tick brings to a CPU's budget of ICMP messages.
+#[inline(always)]
+pub fn icmp_credit() -> u32 {
+    ICMP_CREDIT.load()
+}

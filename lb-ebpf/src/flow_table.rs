@@ -107,6 +107,14 @@ pub fn look_up<F: Family, T: Table>(packet: &Packet<F>, now: Tick) -> Result<Opt
     Ok(Some((flow, backend)))
 }
 
+/// The flow of a key, in either table, for what is about it but is none of its packets: nothing is changed by that.
+#[inline(always)]
+pub fn peek<F: Family>(key: &Key<F>, now: Tick) -> Option<FlowRef<F::Addr>> {
+    let goes_on = |flow: &FlowRef<F::Addr>| !flow.expires.passed(now);
+    let half_open = || F::half_open_flows().get(key).filter(goes_on);
+    F::flows().get(key).filter(goes_on).or_else(half_open)
+}
+
 /// Ends a flow that a new one replaces, or whose backend is down. A SYN and a datagram may open the next one.
 #[inline(always)]
 fn give_up<F: Family, T: Table>(packet: &Packet<F>, flow: FlowRef<F::Addr>, backend: &Backend) -> Result<(), Exit> {
@@ -142,7 +150,7 @@ pub fn client_link<A>(frame: Frame, flow: &Flow<A>) -> Result<Link, Exit> {
 
 /// The way back to where a frame came from.
 #[inline(always)]
-fn link_of(frame: Frame) -> Result<Link, Exit> {
+pub fn link_of(frame: Frame) -> Result<Link, Exit> {
     let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
     Ok(Link::back(ethernet.words::<3, 0>(), frame.ifindex()))
 }

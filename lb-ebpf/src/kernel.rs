@@ -1,9 +1,13 @@
 //! Kernel helpers and machine instructions, each wrapped once.
 #![expect(unsafe_code, reason = "helpers and intrinsics are foreign functions")]
 
+use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_xdp_adjust_head};
+use aya_ebpf::{
+    helpers::generated::{bpf_check_mtu, bpf_jiffies64, bpf_xdp_adjust_head},
+    programs::XdpContext,
+};
 use lb_common::flow::Tick;
 
 use crate::{features, packet::Frame};
@@ -28,10 +32,30 @@ pub unsafe fn take_ticket(counter: *mut u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, 1) }
 }
 
-/// Makes the frame begin so many bytes earlier; `None` where the driver left no room for them. What they are is undefined.
+/// The MTU of an interface, in bytes from the IP header on; `None` if there is no such interface.
+#[inline(always)]
+pub fn mtu(frame: Frame, ifindex: u32) -> Option<u32> {
+    // A length to check, which the helper replaces by the MTU.
+    let mut mtu = 1;
+    // SAFETY: the context is valid, and the helper writes four bytes.
+    let result = unsafe { bpf_check_mtu(frame.context().ctx.cast(), ifindex, &raw mut mtu, 0, 0) };
+    (result >= 0).then_some(mtu)
+}
+
+/// The same frame, whose bounds the compiler reads anew. Kept over a loop, or handed to a function in place of the frame,
+/// they arrive as 32-bit numbers, which the verifier does not take for pointers.
+#[inline(always)]
+pub fn anew(frame: Frame) -> Frame {
+    let mut ctx = frame.context().ctx;
+    // SAFETY: the register is its own.
+    unsafe { asm!("{0} = {0}", inout(reg) ctx, options(nostack, readonly, preserves_flags)) };
+    Frame::new(&XdpContext::new(ctx))
+}
+
+/// Makes room for so many bytes before the frame's first. Windows that were taken before it are of no use after it.
 #[inline(always)]
 pub fn make_room(frame: Frame, bytes: u32) -> Option<()> {
-    // SAFETY: a context that the kernel handed; it checks the new start, and every window is taken anew.
-    let result = unsafe { bpf_xdp_adjust_head(frame.context().ctx, -(bytes as i32)) };
+    // SAFETY: the helper checks the room; pointers into the packet are made anew at each access.
+    let result = unsafe { bpf_xdp_adjust_head(frame.context().ctx, -bytes.cast_signed()) };
     (result == 0).then_some(())
 }

@@ -13,9 +13,11 @@ mod family;
 mod features;
 mod flow_table;
 mod half_open;
+mod icmp;
 mod kernel;
 mod log;
 mod maps;
+mod odd;
 mod packet;
 mod parse;
 mod pipeline;
@@ -24,6 +26,7 @@ mod rewrite;
 mod select;
 mod service;
 mod stats;
+mod too_big;
 mod unstored;
 mod word;
 
@@ -39,6 +42,10 @@ use crate::packet::Frame;
 enum Stage {
     /// For packets of no established flow: those of half-open ones, and those that may open one.
     Open,
+    /// For what is not a plain packet: fragments, IPv6 extension headers, ICMP.
+    Odd,
+    /// For packets that do not fit the way on.
+    TooBig,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -59,6 +66,9 @@ enum Exit {
     Pass(PassReason),
     /// Nowhere.
     Drop(DropReason),
+    /// Nowhere; the sender is told that so many bytes would fit, from the IP header on. No packet is larger than what this
+    /// can say.
+    TooBig(u16),
     /// Nowhere; a TCP sender is told by RST.
     Reject(DropReason),
 }
@@ -83,6 +93,22 @@ pub fn lb_open(ctx: XdpContext) -> u32 {
     leave(frame, pipeline::open(frame))
 }
 
+/// [`Stage::Odd`].
+#[xdp(frags)]
+pub fn lb_odd(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    leave(frame, pipeline::odd(frame))
+}
+
+/// [`Stage::TooBig`].
+#[xdp(frags)]
+pub fn lb_too_big(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    let answered = too_big::answer(frame);
+    let dropped = drop(frame, DropReason::ExceedsMtu);
+    if answered.is_some() { back(frame) } else { dropped }
+}
+
 /// From how a packet leaves to what XDP does with it.
 #[inline(always)]
 fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
@@ -93,6 +119,11 @@ fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
             // It returns only if the program is not there.
             maps::divert(frame, stage);
             drop(frame, DropReason::Internal)
+        }
+        Err(Exit::TooBig(mtu)) => {
+            maps::set_mtu(mtu.into());
+            maps::divert(frame, Stage::TooBig);
+            drop(frame, DropReason::ExceedsMtu)
         }
         Err(Exit::Pass(reason)) => pass(frame, reason),
         Err(Exit::Drop(reason)) => drop(frame, reason),

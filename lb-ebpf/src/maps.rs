@@ -8,15 +8,15 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey,
-        SlotPage,
+        Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Rotation, SLOTS_PER_PAGE,
+        Service, ServiceKey, SlotPage, VipFlags,
     },
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
-    reason,
+    reason, schedule,
 };
 
-use crate::{Stage, kernel, packet::Frame};
+use crate::{Stage, features, kernel, packet::Frame};
 
 // The loader sets the sizes that the configuration asks for; those below are placeholders.
 
@@ -52,6 +52,17 @@ static BACKEND_STATS: PerCpuArray<BackendStats> = PerCpuArray::with_max_entries(
 static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 
 #[map]
+static VIPS_V4: HashMap<Addr4, VipFlags> = HashMap::with_max_entries(1, 0);
+#[map]
+static VIPS_V6: HashMap<Addr6, VipFlags> = HashMap::with_max_entries(1, 0);
+#[map]
+static FRAGMENTS_V4: LruHashMap<FragmentKey<Addr4>, Datagram> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static FRAGMENTS_V6: LruHashMap<FragmentKey<Addr6>, Datagram> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static FRAGMENT_IDS: Array<u64> = Array::with_max_entries(schedule::SOURCE_CURSORS, 0);
+
+#[map]
 static STAGES: ProgramArray = ProgramArray::with_max_entries(lb_common::abi::STAGES.len() as u32, 0);
 
 // Room to build new flows in, which the 512 bytes of stack have not. Not pinned: nothing in it outlives a packet.
@@ -70,6 +81,16 @@ pub fn new_flow_budget() -> Option<&'static mut Bucket> {
     // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
     NEW_FLOW_BUDGET.get_ptr_mut(0).map(|bucket| unsafe { &mut *bucket })
 }
+
+// What one program leaves to the next on the same CPU, and what a CPU may still send. Not pinned either.
+#[map]
+static MTU: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static ICMP_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+
+// Where numbers are laid down for a moment, see [`Forget`].
+#[map]
+static FORGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The two entries of a flow that is being opened.
 #[repr(C)]
@@ -236,6 +257,102 @@ pub fn reason_counter(counter: u32) -> Option<&'static mut u64> {
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> Option<u32> {
     DEVICES.redirect(ifindex, u64::from(xdp_action::XDP_ABORTED)).ok()
+}
+
+/// What is done for an IPv4 VIP besides its services; `None`: it is no VIP.
+#[inline(always)]
+pub fn vip_v4(vip: &Addr4) -> Option<VipFlags> {
+    // SAFETY: an aligned four-byte value.
+    unsafe { VIPS_V4.get(vip) }.copied()
+}
+
+/// What is done for an IPv6 VIP besides its services; `None`: it is no VIP.
+#[inline(always)]
+pub fn vip_v6(vip: &Addr6) -> Option<VipFlags> {
+    // SAFETY: as for IPv4.
+    unsafe { VIPS_V6.get(vip) }.copied()
+}
+
+/// What is known of packets by their first fragments, in one family.
+pub struct Fragments<A: 'static>(&'static LruHashMap<FragmentKey<A>, Datagram>);
+
+/// Fragments of IPv4.
+pub const fn fragments_v4() -> Fragments<Addr4> {
+    Fragments(&FRAGMENTS_V4)
+}
+
+/// Fragments of IPv6.
+pub const fn fragments_v6() -> Fragments<Addr6> {
+    Fragments(&FRAGMENTS_V6)
+}
+
+impl<A> Fragments<A> {
+    /// What the first fragment told.
+    #[inline(always)]
+    pub fn get(&self, key: &FragmentKey<A>) -> Option<&'static mut Datagram> {
+        // SAFETY: as for flows.
+        self.0.get_ptr_mut(key).map(|datagram| unsafe { &mut *datagram })
+    }
+
+    /// Remembers a first fragment, instead of what was known of a packet before it.
+    #[inline(always)]
+    pub fn set(&self, key: &FragmentKey<A>, datagram: &Datagram) -> Option<()> {
+        self.0.insert(key, datagram, 0).ok()
+    }
+}
+
+/// The next identification of a cursor, as a running number.
+#[inline(always)]
+pub fn next_fragment_id(cursor: u32) -> Option<u64> {
+    let cursor = FRAGMENT_IDS.get_ptr_mut(cursor)?;
+    // SAFETY: an eight-byte value.
+    Some(unsafe { kernel::take_ticket(cursor) })
+}
+
+/// Whether this CPU may send another ICMP message; it counts as sent.
+#[inline(always)]
+pub fn may_send_icmp() -> bool {
+    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
+    ICMP_BUDGET
+        .get_ptr_mut(0)
+        .is_some_and(|bucket| unsafe { &mut *bucket }.take(kernel::now(), features::icmp_credit()))
+}
+
+/// Lets the verifier forget what it knows of a number, by way of memory that it does not follow. Paths that differ in that
+/// alone then are one to it; it would follow each path through a chain of headers by itself, and there are too many.
+#[derive(Clone, Copy)]
+pub struct Forget(*mut u64);
+
+impl Forget {
+    #[inline(always)]
+    pub fn new() -> Option<Self> {
+        FORGET.get_ptr_mut(0).map(Self)
+    }
+
+    /// The same number.
+    #[inline(always)]
+    pub fn number(self, number: u64) -> u64 {
+        // SAFETY: a per-CPU value of eight bytes; programs on one CPU do not interrupt each other.
+        unsafe {
+            self.0.write_volatile(number);
+            self.0.read_volatile()
+        }
+    }
+}
+
+/// Leaves the MTU that a packet exceeds for the program that tells its sender.
+#[inline(always)]
+pub fn set_mtu(mtu: u32) {
+    if let Some(left) = MTU.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { *left = mtu };
+    }
+}
+
+/// What [`set_mtu`] left.
+#[inline(always)]
+pub fn mtu() -> Option<u32> {
+    MTU.get(0).copied()
 }
 
 /// Goes on in another program. Comes back if that program is not there.

@@ -3,15 +3,18 @@
 use lb_common::{
     abi::FlowKey,
     flow::TcpFlags,
+    fragment::Piece,
     net::{Addr4, Addr6, Address, Be16, TCP, UDP},
     network_types::eth::EtherType,
-    reason::PassReason,
-    wire::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Tcp, Udp},
+    reason::{DropReason, PassReason},
+    wire::{self, ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Tcp, Udp},
 };
 
 use crate::{
-    Exit,
+    Exit, Stage,
     family::Family,
+    kernel,
+    maps::Forget,
     packet::{Frame, Window},
 };
 
@@ -22,22 +25,20 @@ pub const HEAD_V6: usize = ETHERNET + size_of::<Ipv6>();
 
 /// Where the number of what follows lies in the Ethernet header.
 pub const ETHERTYPE: usize = 12;
-const IPV6_FRAGMENT: u8 = 44;
-/// Hop-by-hop options, routing, destination options, authentication, mobility, HIP, shim6 (RFC 8200, IANA).
-const IPV6_EXTENSIONS: [u8; 7] = [0, 43, 60, 51, 135, 139, 140];
 
 /// What the IP header says.
 pub struct Ip<A> {
     pub src: A,
     pub dst: A,
+    /// The transport protocol; before [`Family::walk`] perhaps an extension header.
     pub protocol: u8,
     pub ttl: u8,
     /// Bytes of the IP packet, header included.
     pub length: u32,
-    /// Offset of the TCP or UDP header in the frame.
+    /// Offset in the frame of what follows.
     pub l4: usize,
-    /// The first of several fragments.
-    pub fragment: bool,
+    /// Where it stands in the packet that it is a fragment of.
+    pub piece: Piece,
 }
 
 /// What the TCP or UDP header says.
@@ -53,7 +54,6 @@ pub struct Packet<F: Family> {
     pub flags: TcpFlags,
     pub ttl: u8,
     pub length: u32,
-    pub fragment: bool,
     /// Offset of the TCP or UDP header in the frame.
     pub l4: usize,
 }
@@ -73,96 +73,185 @@ pub fn ethertype(frame: Frame) -> Result<EtherType, Exit> {
     }
 }
 
-/// Addresses, ports, flags.
+/// Addresses, ports, flags of a plain packet: TCP or UDP right behind the IP header. [`Stage::Odd`] sees to others.
 #[inline(always)]
 pub fn packet<F: Family>(frame: Frame) -> Result<Packet<F>, Exit> {
     let ip = F::parse(frame)?;
-    let l4_length = (ETHERNET as u32 + ip.length)
-        .checked_sub(ip.l4 as u32)
-        .ok_or(MALFORMED)?;
+    if ip.piece.is_fragment() || F::odd(ip.protocol) {
+        return Err(Exit::Divert(Stage::Odd));
+    }
+    transport::<F>(frame, &ip)
+}
+
+/// The same of any packet that can be read.
+#[inline(always)]
+pub fn any_packet<F: Family>(frame: Frame) -> Result<(Packet<F>, Piece), Exit> {
+    let ip = F::walk(frame, F::parse(frame)?)?;
+    Ok((transport::<F>(kernel::anew(frame), &ip)?, ip.piece))
+}
+
+/// Ports and flags.
+#[inline(always)]
+pub fn transport<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Packet<F>, Exit> {
+    let l4_length = payload(ip).ok_or(MALFORMED)?;
     let l4 = match ip.protocol {
         TCP => tcp(frame, ip.l4, l4_length)?,
-        UDP => udp(frame, &ip, l4_length)?,
+        UDP => udp(frame, ip, l4_length)?,
         _ => return Err(Exit::Pass(PassReason::NotTcpOrUdp)),
     };
-    let [s0, s1, d0, d1] = l4.ports.to_ne_bytes();
-    let (src_port, dst_port) = (Be16::from_wire([s0, s1]), Be16::from_wire([d0, d1]));
+    let (src_port, dst_port) = split(l4.ports);
     Ok(Packet {
         key: FlowKey::new((ip.src, src_port), (ip.dst, dst_port), ip.protocol),
         flags: l4.flags,
         ttl: ip.ttl,
         length: ip.length,
-        fragment: ip.fragment,
         l4: ip.l4,
     })
+}
+
+/// Bytes behind the IP headers.
+#[inline(always)]
+pub fn payload<A>(ip: &Ip<A>) -> Option<u32> {
+    (ETHERNET as u32 + ip.length).checked_sub(ip.l4 as u32)
+}
+
+/// Source and destination port, as the first word of a TCP or UDP header holds them.
+#[inline(always)]
+pub const fn split(ports: u32) -> (Be16, Be16) {
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    (Be16::from_wire([s0, s1]), Be16::from_wire([d0, d1]))
 }
 
 /// The IPv4 header (RFC 791); options are skipped.
 #[inline(always)]
 pub fn ipv4(frame: Frame) -> Result<Ip<Addr4>, Exit> {
     let head: Window<HEAD_V4> = frame.window(0).ok_or(MALFORMED)?;
-    let [first, second, third, src, dst] = head.words::<5, ETHERNET>();
-    let ([version_ihl, _tos, l0, l1], [_, _, f0, f1]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    let ip = ipv4_header(head.words::<5, ETHERNET>(), ETHERNET).ok_or(MALFORMED)?;
+    if fits(frame, ip.length) { Ok(ip) } else { Err(MALFORMED) }
+}
+
+/// From the words of an IPv4 header at an offset in the frame.
+#[inline(always)]
+pub fn ipv4_header([first, second, third, src, dst]: [u32; 5], at: usize) -> Option<Ip<Addr4>> {
+    let ([version_ihl, _tos, l0, l1], [i0, i1, f0, f1]) = (first.to_ne_bytes(), second.to_ne_bytes());
     let [ttl, protocol, ..] = third.to_ne_bytes();
     let header_length = usize::from(version_ihl & 0x0f) * 4;
-    let length = u32::from(u16::from_be_bytes([l0, l1]));
-    if version_ihl >> 4 != 4 || header_length < size_of::<Ipv4>() || !fits(frame, length) {
-        return Err(MALFORMED);
+    if version_ihl >> 4 != 4 || header_length < size_of::<Ipv4>() {
+        return None;
     }
-    let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff;
-    if fragment & 0x1fff != 0 {
-        return Err(Exit::Pass(PassReason::LaterFragment));
-    }
-    Ok(Ip {
+    Some(Ip {
         src: Addr4::from_word(src),
         dst: Addr4::from_word(dst),
         protocol,
         ttl,
-        length,
-        l4: ETHERNET + header_length,
-        fragment: fragment != 0,
+        length: u32::from(u16::from_be_bytes([l0, l1])),
+        l4: at + header_length,
+        piece: Piece::ipv4(u16::from_be_bytes([i0, i1]), u16::from_be_bytes([f0, f1])),
     })
 }
 
-/// The IPv6 header (RFC 8200), and the fragment header if there is one.
+/// The IPv6 header (RFC 8200).
 #[inline(always)]
 pub fn ipv6(frame: Frame) -> Result<Ip<Addr6>, Exit> {
     let head: Window<HEAD_V6> = frame.window(0).ok_or(MALFORMED)?;
-    let [first, second] = head.words::<2, ETHERNET>();
+    let start = head.words::<2, ETHERNET>();
+    let addresses = (head.words::<4, IPV6_SOURCE>(), head.words::<4, IPV6_DESTINATION>());
+    let ip = ipv6_header(start, addresses, ETHERNET).ok_or(MALFORMED)?;
+    if fits(frame, ip.length) { Ok(ip) } else { Err(MALFORMED) }
+}
+
+/// From the words of an IPv6 header at an offset in the frame.
+#[inline(always)]
+pub fn ipv6_header([first, second]: [u32; 2], (src, dst): ([u32; 4], [u32; 4]), at: usize) -> Option<Ip<Addr6>> {
     let ([version_class, ..], [l0, l1, next_header, hop_limit]) = (first.to_ne_bytes(), second.to_ne_bytes());
-    let length = size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes([l0, l1]));
-    if version_class >> 4 != 6 || !fits(frame, length) {
-        return Err(MALFORMED);
+    if version_class >> 4 != 6 {
+        return None;
     }
-    let mut ip = Ip {
-        src: Addr6::from_any(head.words::<4, IPV6_SOURCE>()),
-        dst: Addr6::from_any(head.words::<4, IPV6_DESTINATION>()),
+    Some(Ip {
+        src: Addr6::from_any(src),
+        dst: Addr6::from_any(dst),
         protocol: next_header,
         ttl: hop_limit,
-        length,
-        l4: HEAD_V6,
-        fragment: false,
-    };
-    if ip.protocol == IPV6_FRAGMENT {
-        let header: Window<{ size_of::<Ipv6Fragment>() }> = frame.window(ip.l4).ok_or(MALFORMED)?;
-        let header: Ipv6Fragment = header.read::<_, 0>();
-        if header.offset_more.get() & 0xfff8 != 0 {
-            return Err(Exit::Pass(PassReason::LaterFragment));
-        }
-        ip.protocol = header.next_header;
-        ip.l4 += size_of::<Ipv6Fragment>();
-        ip.fragment = true;
-    }
-    if IPV6_EXTENSIONS.contains(&ip.protocol) {
-        return Err(Exit::Pass(PassReason::Ipv6Extension));
-    }
-    Ok(ip)
+        length: size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes([l0, l1])),
+        l4: at + size_of::<Ipv6>(),
+        piece: Piece::WHOLE,
+    })
 }
 
 /// Where the source address lies behind the start of the frame.
 pub const IPV6_SOURCE: usize = ETHERNET + 8;
 /// Where the destination address lies behind the start of the frame.
 pub const IPV6_DESTINATION: usize = ETHERNET + 24;
+
+const IPV6_HOP_BY_HOP: u8 = 0;
+const IPV6_ROUTING: u8 = 43;
+const IPV6_FRAGMENT: u8 = 44;
+const IPV6_AUTHENTICATION: u8 = 51;
+const IPV6_DESTINATION_OPTIONS: u8 = 60;
+const IPV6_MOBILITY: u8 = 135;
+const IPV6_HIP: u8 = 139;
+const IPV6_SHIM6: u8 = 140;
+
+/// Whether another header follows one of this number (RFC 8200, IANA).
+#[inline(always)]
+pub const fn is_ipv6_extension(number: u8) -> bool {
+    matches!(
+        number,
+        IPV6_HOP_BY_HOP
+            | IPV6_ROUTING
+            | IPV6_FRAGMENT
+            | IPV6_AUTHENTICATION
+            | IPV6_DESTINATION_OPTIONS
+            | IPV6_MOBILITY
+            | IPV6_HIP
+            | IPV6_SHIM6
+    )
+}
+
+/// Extension headers that are looked through, at most.
+const MAX_EXTENSIONS: u32 = 8;
+/// Bytes of headers that are looked through, at most; more than the first segment of any sound packet holds.
+const MAX_HEADERS: usize = 0x7ff;
+
+/// Goes along the extension headers to the transport header, or to the fragment header of a later fragment. Options that
+/// are to be carried are not looked into.
+#[inline(always)]
+pub fn ipv6_extensions(frame: Frame, mut ip: Ip<Addr6>) -> Result<Ip<Addr6>, Exit> {
+    const REFUSED: Exit = Exit::Pass(PassReason::Ipv6Extension);
+    let forget = Forget::new().ok_or(Exit::Drop(DropReason::Internal))?;
+    for _ in 0..=MAX_EXTENSIONS {
+        let frame = kernel::anew(frame);
+        ip.protocol = forget.number(ip.protocol.into()) as u8;
+        if ip.l4 > MAX_HEADERS {
+            return Err(REFUSED);
+        }
+        // Bounded in a way that the compiler cannot find superfluous, nor the verifier overlook.
+        ip.l4 = forget.number(ip.l4 as u64) as usize & MAX_HEADERS;
+        if ip.piece.is_later() || !is_ipv6_extension(ip.protocol) {
+            ip.piece.header = forget.number(ip.piece.header as u64) as usize & MAX_HEADERS;
+            return Ok(ip);
+        }
+        let header: Window<{ size_of::<Ipv6Fragment>() }> = frame.window(ip.l4).ok_or(MALFORMED)?;
+        let [next_header, length] = header.read::<u16, 0>().to_ne_bytes();
+        let [_, segments_left] = header.read::<u16, 2>().to_ne_bytes();
+        let length = match ip.protocol {
+            IPV6_FRAGMENT => {
+                let header: Ipv6Fragment = header.read::<_, 0>();
+                let id = forget.number(wire::number(header.id).into()) as u32;
+                let offset_more = forget.number(header.offset_more.get().into()) as u16;
+                ip.piece = Piece::ipv6(id, offset_more, ip.l4);
+                size_of::<Ipv6Fragment>()
+            }
+            IPV6_ROUTING if segments_left != 0 => return Err(REFUSED),
+            IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_DESTINATION_OPTIONS => (usize::from(length) + 1) * 8,
+            // These bind the addresses that would be rewritten, or speak for hosts that change them.
+            _ => return Err(REFUSED),
+        };
+        ip.protocol = next_header;
+        ip.l4 += length;
+    }
+    Err(REFUSED)
+}
 
 /// Whether the frame holds as much as the IP header claims. It may hold more: Ethernet pads short frames.
 #[inline(always)]
@@ -196,7 +285,7 @@ fn udp<A>(frame: Frame, ip: &Ip<A>, length: u32) -> Result<L4, Exit> {
     let [ports, rest] = header.words::<2, 0>();
     let [l0, l1, ..] = rest.to_ne_bytes();
     let claimed = u32::from(u16::from_be_bytes([l0, l1]));
-    if length < HEADER as u32 || claimed < HEADER as u32 || (claimed > length && !ip.fragment) {
+    if length < HEADER as u32 || claimed < HEADER as u32 || (claimed > length && !ip.piece.is_fragment()) {
         return Err(MALFORMED);
     }
     Ok(L4 {

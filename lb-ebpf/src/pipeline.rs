@@ -14,7 +14,7 @@ use crate::{
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
-    half_open, kernel, log, maps,
+    half_open, kernel, log, maps, odd,
     packet::Frame,
     parse::{self, Packet},
     rewrite, select, service, stats, unstored,
@@ -67,12 +67,15 @@ fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
 
 #[inline(always)]
 fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
-    let packet = parse::packet::<F>(frame)?;
+    let (packet, piece) = parse::any_packet::<F>(frame)?;
     let now = kernel::now();
     let (flow, backend) = match known::<F>(frame, &packet, now)? {
         Some(found) => found,
         None => new_flow::<F>(frame, &packet, now)?,
     };
+    if piece.is_fragment() {
+        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
+    }
     deliver::<F>(frame, &packet, flow, backend)
 }
 
@@ -110,46 +113,87 @@ fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
 #[inline(always)]
 fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Result<(), Exit> {
     let backend = maps::backend(chosen).ok_or(Exit::Drop(DropReason::Internal))?;
-    forwardable::<F>(packet, Direction::TO_BACKEND, backend)?;
+    lives_on(packet.ttl, backend)?;
+    fits(packet.length, inner_mtu(backend))?;
     if backend.mode.sees_replies() {
         rewrite::possible::<F>(frame, packet)?;
     }
     Ok(())
 }
 
+/// What is not a plain packet.
+#[inline(always)]
+pub fn odd(frame: Frame) -> Result<Sent, Exit> {
+    match parse::ethertype(frame)? {
+        EtherType::Ipv4 => odd::forward::<V4>(frame),
+        EtherType::Ipv6 => odd::forward::<V6>(frame),
+        _ => Err(Exit::Pass(PassReason::NotIp)),
+    }
+}
+
 /// Rewrites or wraps the packet as its flow and its backend's mode say, and sends it on.
 #[inline(always)]
-fn deliver<F: Family>(frame: Frame, packet: &Packet<F>, flow: &Flow<F::Addr>, backend: &Backend) -> Result<Sent, Exit> {
-    let link: &Link = if flow.direction == Direction::TO_BACKEND {
-        &backend.link
-    } else {
-        &flow.client
-    };
-    forwardable::<F>(packet, flow.direction, backend)?;
+pub fn deliver<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    backend: &Backend,
+) -> Result<Sent, Exit> {
+    let link = way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
     match backend.mode {
         Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?,
         Mode::L2_DSR => rewrite::neighbour(frame, link)?,
         _ => encap::apply::<F>(frame, packet, backend)?,
     }
-    stats::count_packet(flow.backend, flow.direction, ETHERNET as u32 + packet.length);
-    Ok(if link.ifindex == frame.ifindex() {
+    Ok(sent(frame, packet.length, flow, link))
+}
+
+/// The way on of a flow's packets, if a packet may take it.
+#[inline(always)]
+pub fn way<'a, F: Family>(
+    frame: Frame,
+    ttl: u8,
+    length: u32,
+    flow: &'a Flow<F::Addr>,
+    backend: &'a Backend,
+) -> Result<&'a Link, Exit> {
+    lives_on(ttl, backend)?;
+    if flow.direction == Direction::TO_BACKEND {
+        fits(length, inner_mtu(backend))?;
+        return Ok(&backend.link);
+    }
+    // Only large packets are worth the question what fits the clients' side.
+    if length > features::smallest_mtu() {
+        fits(length, kernel::mtu(frame, flow.client.ifindex).unwrap_or(u32::MAX))?;
+    }
+    Ok(&flow.client)
+}
+
+/// Whether a packet may make another hop. In `l2-dsr` it makes none.
+#[inline(always)]
+fn lives_on(ttl: u8, backend: &Backend) -> Result<(), Exit> {
+    if ttl <= 1 && backend.mode != Mode::L2_DSR {
+        return Err(Exit::Pass(PassReason::TtlExpired));
+    }
+    Ok(())
+}
+
+/// Whether a packet is within an MTU, in bytes from the IP header on.
+#[inline(always)]
+fn fits(length: u32, mtu: u32) -> Result<(), Exit> {
+    if length > mtu {
+        return Err(Exit::TooBig(u16::try_from(mtu).unwrap_or(u16::MAX)));
+    }
+    Ok(())
+}
+
+/// Counts a packet that goes on, of so many bytes from the IP header on.
+#[inline(always)]
+pub fn sent<A>(frame: Frame, length: u32, flow: &Flow<A>, link: &Link) -> Sent {
+    stats::count_packet(flow.backend, flow.direction, ETHERNET as u32 + length);
+    if link.ifindex == frame.ifindex() {
         Sent::Back
     } else {
         Sent::To(link.ifindex)
-    })
-}
-
-/// Whether the packet may go on, and fits the way. In `l2-dsr` it makes no hop, and its TTL does not matter.
-#[inline(always)]
-fn forwardable<F: Family>(packet: &Packet<F>, direction: Direction, backend: &Backend) -> Result<(), Exit> {
-    if packet.ttl <= 1 && backend.mode != Mode::L2_DSR {
-        return Err(Exit::Pass(PassReason::TtlExpired));
     }
-    if packet.fragment {
-        return Err(Exit::Drop(DropReason::Fragment));
-    }
-    if direction == Direction::TO_BACKEND && packet.length > inner_mtu(backend) {
-        return Err(Exit::Drop(DropReason::ExceedsMtu));
-    }
-    Ok(())
 }

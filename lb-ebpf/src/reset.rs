@@ -46,8 +46,9 @@ fn answer_ipv6(frame: Frame) -> Option<()> {
 /// The segment, and the RST that answers it. A RST is never answered (RFC 9293).
 #[inline(always)]
 fn segment<F: Family>(frame: Frame) -> Option<(Packet<F>, Tcp)> {
-    let packet = parse::packet::<F>(frame).ok()?;
-    if packet.key.protocol() != TCP || packet.flags.any(TcpFlags::RST) {
+    let (packet, piece) = parse::any_packet::<F>(frame).ok()?;
+    // Of a segment that came in fragments, the length is not known.
+    if piece.is_fragment() || packet.key.protocol() != TCP || packet.flags.any(TcpFlags::RST) {
         return None;
     }
     let tcp: Window<{ size_of::<Tcp>() }> = frame.window(packet.l4)?;

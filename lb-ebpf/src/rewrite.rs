@@ -8,14 +8,14 @@ use lb_common::{
     net::{Addr4, Addr6, Address, UDP},
     reason::DropReason,
     rewrite::Rewrite,
-    wire::{ETHERNET, Ipv4, Ipv6, TCP_CHECKSUM, UDP_CHECKSUM},
+    wire::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, TCP_CHECKSUM, UDP_CHECKSUM},
 };
 
 use crate::{
     Exit,
     family::Family,
     packet::{Frame, Window},
-    parse::{HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
+    parse::{HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Ip, Packet},
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
@@ -111,6 +111,77 @@ pub fn ipv6(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
     head.write::<u16, NEXT_AND_HOP_LIMIT>(u16::from_ne_bytes([next_header, hop_limit - 1]));
     head.set_words::<4, IPV6_SOURCE>(rewrite.src.to_any());
     head.set_words::<4, IPV6_DESTINATION>(rewrite.dst.to_any());
+    head.set_words::<3, 0>(link.addresses);
+    Some(())
+}
+
+/// The addresses of a quoted packet, which is one of the flow's other direction: its source is the rewrite's destination.
+/// Gives the IPv4 header checksum before and after.
+#[inline(always)]
+pub fn quoted_ipv4(frame: Frame, at: usize, rewrite: &Rewrite<Addr4>) -> Option<(u16, u16)> {
+    const CHECKSUM: usize = 10;
+    let header: Window<{ size_of::<Ipv4>() }> = frame.window(at)?;
+    let old = header.read::<u16, CHECKSUM>();
+    // The router counted the TTL down, not lb.
+    let new = rewrite.ip_delta.and(TTL_DECREMENT.inverse()).apply(old);
+    header.write::<u16, CHECKSUM>(new);
+    header.set_words::<2, 12>([rewrite.dst.to_word(), rewrite.src.to_word()]);
+    Some((old, new))
+}
+
+/// As [`quoted_ipv4`]; IPv6 has no header checksum.
+#[inline(always)]
+pub fn quoted_ipv6(frame: Frame, at: usize, rewrite: &Rewrite<Addr6>) -> Option<(u16, u16)> {
+    let header: Window<{ size_of::<Ipv6>() }> = frame.window(at)?;
+    header.set_words::<4, 8>(rewrite.dst.to_any());
+    header.set_words::<4, 24>(rewrite.src.to_any());
+    Some((0, 0))
+}
+
+/// Another identification for a fragment.
+#[inline(always)]
+pub fn identify_ipv4(frame: Frame, old: u32, new: u32) -> Option<()> {
+    const ID: usize = ETHERNET + 4;
+    const CHECKSUM: usize = ETHERNET + 10;
+    let head: Window<HEAD_V4> = frame.window(0)?;
+    let (old, new) = ((old as u16).to_be(), (new as u16).to_be());
+    head.write::<u16, ID>(new);
+    head.write::<u16, CHECKSUM>(Delta::ZERO.word(old, new).apply(head.read::<u16, CHECKSUM>()));
+    Some(())
+}
+
+/// The same of IPv6, whose fragment header lies at an offset.
+#[inline(always)]
+pub fn identify_ipv6(frame: Frame, header: usize, new: u32) -> Option<()> {
+    let header: Window<{ size_of::<Ipv6Fragment>() }> = frame.window(header)?;
+    header.set_words::<1, 4>([new.to_be()]);
+    Some(())
+}
+
+/// Sends an IPv4 packet back: addresses exchanged, and a TTL of its own.
+#[inline(always)]
+pub fn exchange_ipv4(frame: Frame, ip: &Ip<Addr4>, link: &Link) -> Option<()> {
+    const TTL: usize = ETHERNET + 8;
+    let head: Window<HEAD_V4> = frame.window(0)?;
+    let [old] = head.words::<1, TTL>();
+    let [ttl, protocol, c0, c1] = old.to_ne_bytes();
+    let (before, after) = (u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([64, protocol]));
+    let checksum = Delta::ZERO.word(before, after).apply(u16::from_ne_bytes([c0, c1]));
+    let [c0, c1] = checksum.to_ne_bytes();
+    let new = u32::from_ne_bytes([64, protocol, c0, c1]);
+    head.set_words::<3, TTL>([new, ip.dst.to_word(), ip.src.to_word()]);
+    head.set_words::<3, 0>(link.addresses);
+    Some(())
+}
+
+/// Sends an IPv6 packet back: addresses exchanged, and a hop limit of its own.
+#[inline(always)]
+pub fn exchange_ipv6(frame: Frame, ip: &Ip<Addr6>, link: &Link) -> Option<()> {
+    const HOP_LIMIT: usize = ETHERNET + 7;
+    let head: Window<HEAD_V6> = frame.window(0)?;
+    head.write::<u8, HOP_LIMIT>(64);
+    head.set_words::<4, IPV6_SOURCE>(ip.dst.to_any());
+    head.set_words::<4, IPV6_DESTINATION>(ip.src.to_any());
     head.set_words::<3, 0>(link.addresses);
     Some(())
 }

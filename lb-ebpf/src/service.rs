@@ -22,9 +22,6 @@ pub fn find<F: Family>(packet: &Packet<F>) -> Result<Service, Exit> {
 /// Whether the packet may open a flow.
 #[inline(always)]
 pub fn admit<F: Family>(packet: &Packet<F>) -> Result<(), Exit> {
-    if packet.fragment {
-        return Err(Exit::Drop(DropReason::Fragment));
-    }
     if packet.key.protocol() != TCP || packet.flags.opens() {
         return Ok(());
     }

@@ -58,7 +58,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// Sizes of the kernel maps, in entries, which are fixed when the packet path is first loaded; and what a core may open.
+/// Sizes of the kernel maps, in entries, which are fixed when the packet path is first loaded; and rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// IPv4 flows; a flow takes two entries, one per direction.
@@ -77,6 +77,14 @@ pub struct Limits {
     pub backends: u32,
     /// Flows that a core may open in a second; 0: any number.
     pub new_flows_per_core: u32,
+    /// ICMP messages that the packet path may send in a second, on each CPU.
+    #[serde(default = "icmp_per_second")]
+    pub icmp_per_second: u32,
+}
+
+/// As many as Linux sends by default (`net.ipv4.icmp_msgs_per_sec`), though that is for all CPUs together.
+const fn icmp_per_second() -> u32 {
+    1000
 }
 
 impl Limits {
@@ -95,6 +103,7 @@ impl Default for Limits {
             service_ports: Self::SERVICE_PORTS,
             backends: 4096,
             new_flows_per_core: 0,
+            icmp_per_second: icmp_per_second(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod lifecycle;
 mod load;
 mod modes;
 mod network;
+mod odd;
 mod spread;
 mod udp;
 mod xdp;

@@ -166,13 +166,13 @@ fn a_packet_that_fits_the_mtu_exactly_goes() {
             service.request(7300).payload(&vec![1; size - empty])
         };
         let most = 600 - case.overhead();
-        lab.ignored(&fill(most + 1), DropReason::ExceedsMtu);
+        lab.told(&fill(most + 1), DropReason::ExceedsMtu);
         assert!(
             lab.flows().iter().all(|flow| flow.vip != service.vip),
             "{case:?}: no flow for what cannot be forwarded"
         );
         let flow = lab.forward(&service, &fill(most));
-        lab.ignored(&fill(most + 1), DropReason::ExceedsMtu);
+        lab.told(&fill(most + 1), DropReason::ExceedsMtu);
         assert_eq!(lab.forward(&service, &fill(most)), flow, "{case:?}");
         let opened: u64 = service.servers.iter().map(|server| lab.counters(*server).opened).sum();
         assert_eq!(opened, 1, "{case:?}");

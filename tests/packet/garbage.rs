@@ -1,6 +1,6 @@
 //! Packets that are broken, odd, or not ours.
 
-use lb_common::reason::{DropReason, PassReason};
+use lb_common::reason::PassReason;
 use lb_userspace::model::Protocol;
 
 use crate::{
@@ -160,69 +160,6 @@ fn udp_lengths_outside_the_packet_are_the_kernels() {
                 let mut frame = whole.clone();
                 frame[l4(case) + 4..l4(case) + 6].copy_from_slice(&claimed.to_be_bytes());
                 lab.untouched(&frame, PassReason::Malformed);
-            }
-        }
-    }
-}
-
-#[test]
-fn fragments_of_a_service_are_not_forwarded() {
-    let mut lab = Lab::new();
-    for case in Case::two_arms() {
-        let (_, packets) = both(&mut lab, case);
-        for packet in packets {
-            if case.family == Family::V4 {
-                lab.ignored(&packet.clone().with(|p| p.more_fragments = true), DropReason::Fragment);
-                for (offset, more) in [(1, true), (1, false), (0x1fff, false)] {
-                    let later = packet
-                        .clone()
-                        .with(|p| (p.fragment_offset, p.more_fragments) = (offset, more));
-                    lab.untouched(&later.bytes(), PassReason::LaterFragment);
-                }
-            } else {
-                let first = packet.bytes_with_extensions(&[(44, &[0, 0, 1, 0, 0, 0, 9])]);
-                let before = lab.dropped(DropReason::Fragment);
-                assert_eq!(lab.run_on(CLIENT_IF, &first).verdict, Verdict::Drop);
-                assert_eq!(lab.dropped(DropReason::Fragment), before + 1);
-                for offset_more in [[0, 8], [0, 9], [0xff, 0xf8]] {
-                    let [high, low] = offset_more;
-                    let later = packet.bytes_with_extensions(&[(44, &[0, high, low, 0, 0, 0, 9])]);
-                    lab.untouched(&later, PassReason::LaterFragment);
-                }
-            }
-            // Of another port they are the kernel's, the first like the others.
-            let other = packet.with(|p| p.to.set_port(22));
-            let first = match case.family {
-                Family::V4 => other.with(|p| p.more_fragments = true).bytes(),
-                Family::V6 => other.bytes_with_extensions(&[(44, &[0, 0, 1, 0, 0, 0, 9])]),
-            };
-            lab.untouched(&first, PassReason::NotAService);
-        }
-    }
-}
-
-#[test]
-fn ipv6_extension_headers_are_the_kernels() {
-    let mut lab = Lab::new();
-    for case in Case::two_arms().into_iter().filter(|case| case.family == Family::V6) {
-        let (_, packets) = both(&mut lab, case);
-        for packet in packets {
-            for number in [0, 43, 51, 60, 135, 139, 140] {
-                let options: &[u8] = &[0, 1, 4, 0, 0, 0, 0];
-                lab.untouched(
-                    &packet.bytes_with_extensions(&[(number, options)]),
-                    PassReason::Ipv6Extension,
-                );
-                let behind_fragment = [(44, &[0, 0, 1, 0, 0, 0, 9][..]), (number, options)];
-                lab.untouched(
-                    &packet.bytes_with_extensions(&behind_fragment),
-                    PassReason::Ipv6Extension,
-                );
-                let before_fragment = [(number, options), (44, &[0, 0, 1, 0, 0, 0, 9][..])];
-                lab.untouched(
-                    &packet.bytes_with_extensions(&before_fragment),
-                    PassReason::Ipv6Extension,
-                );
             }
         }
     }

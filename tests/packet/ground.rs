@@ -34,6 +34,7 @@ pub(crate) const BACKEND_IF: &str = "backend0";
 pub(crate) const FEATURES: Features = Features {
     log_level: 0,
     redirect_back: false,
+    smallest_mtu: 1400,
 };
 
 /// Map sizes: more flows than any test opens, since a small LRU table evicts early.
@@ -46,6 +47,7 @@ pub(crate) const LIMITS: Limits = Limits {
     service_ports: 256,
     backends: 128,
     new_flows_per_core: 0,
+    icmp_per_second: 1_000_000,
 };
 
 /// Opens the packet path of an instance in a directory.

@@ -117,6 +117,6 @@ fn what_the_mtu_does_not_allow_is_dropped_at_any_size() {
         };
         let most = 9000 - case.overhead();
         lab.forward(&service, &fill(most));
-        lab.ignored(&fill(most + 1), DropReason::ExceedsMtu);
+        lab.told(&fill(most + 1), DropReason::ExceedsMtu);
     }
 }

@@ -7,7 +7,9 @@ use aya::{
     programs::Xdp,
 };
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage},
+    abi::{
+        Backend, BackendState, Datagram, Flow, FlowKey, FragmentKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
+    },
     net::{self, Addr4, Addr6, Be16, MacAddr},
     reason::{DropReason, PassReason},
 };
@@ -286,6 +288,21 @@ impl Lab {
         );
     }
 
+    /// Sends a packet that must be answered, by ICMP, with why it goes no further.
+    #[track_caller]
+    pub(crate) fn told(&mut self, packet: &Packet, reason: DropReason) {
+        let before = self.dropped(reason);
+        let out = self.run(packet);
+        assert_eq!(out.verdict, Verdict::Tx, "{packet:?}\n{:?}", self.reasons());
+        assert_eq!(
+            self.dropped(reason),
+            before + 1,
+            "{}: {:?}",
+            reason.as_str(),
+            self.reasons()
+        );
+    }
+
     /// Sends a frame that must reach the kernel as it came.
     #[track_caller]
     pub(crate) fn untouched(&mut self, frame: &[u8], reason: PassReason) {
@@ -386,6 +403,19 @@ impl Lab {
             for key in v6.keys().map(Result::unwrap).collect::<Vec<_>>() {
                 v6.remove(&key).unwrap();
             }
+        }
+        self.forget_fragments::<Addr4>("FRAGMENTS_V4");
+        self.forget_fragments::<Addr6>("FRAGMENTS_V6");
+    }
+
+    fn forget_fragments<A>(&self, name: &str)
+    where
+        FragmentKey<A>: aya::Pod,
+    {
+        let map = Map::LruHashMap(MapData::from_pin(self.pin(name)).unwrap());
+        let mut fragments: HashMap<MapData, FragmentKey<A>, Datagram> = HashMap::try_from(map).unwrap();
+        for key in fragments.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            fragments.remove(&key).unwrap();
         }
     }
 

@@ -14,7 +14,9 @@ use lb_userspace::datapath::{
 };
 
 use crate::{
-    frames::{ACK, FIN, L4, SYN, UdpChecksum},
+    fragments,
+    frames::{ACK, FIN, L4, Packet, SYN, UdpChecksum},
+    icmp::Icmp,
     lab::{CLIENT_IF, Case, Family, Lab, Setup, Verdict, run},
 };
 
@@ -32,6 +34,8 @@ struct Row {
 enum Reason {
     Pass(PassReason),
     Drop(DropReason),
+    /// Whoever sent it is told by ICMP.
+    Told(DropReason),
 }
 
 const ROWS: &[Row] = &[
@@ -69,19 +73,66 @@ const ROWS: &[Row] = &[
         name: "later fragment",
         packet: |lab, case| {
             let request = lab.serve(case, &Setup::default()).request(1);
-            Some(match case.family {
-                Family::V4 => request.with(|p| p.fragment_offset = 100).bytes(),
-                Family::V6 => request.bytes_with_extensions(&[(44, &[0, 1, 0x28, 0, 0, 0, 9])]),
-            })
+            let elsewhere = request.with(|p| p.to.set_ip(case.ip(7, 7)));
+            Some(later_fragment(&elsewhere))
         },
         reason: Reason::Pass(PassReason::LaterFragment),
         answered: false,
     },
     Row {
-        name: "IPv6 hop-by-hop options",
+        name: "later fragment to a VIP",
+        packet: |lab, case| Some(later_fragment(&lab.serve(case, &Setup::default()).request(1))),
+        reason: Reason::Pass(PassReason::FragmentBeforeFirst),
+        answered: false,
+    },
+    Row {
+        name: "later fragment over the first",
+        packet: |lab, case| {
+            let request = lab.serve(case, &Setup::default()).request(1).payload(&[0; 1200]);
+            let first = &fragments::cut(&request, 5, &[1000])[0];
+            assert_eq!(lab.run_on(CLIENT_IF, first).verdict, Verdict::Redirect);
+            Some(fragments::cut(&request, 5, &[504])[1].clone())
+        },
+        reason: Reason::Drop(DropReason::FragmentOverlap),
+        answered: false,
+    },
+    Row {
+        name: "first fragment within the TCP header",
         packet: |lab, case| {
             let request = lab.serve(case, &Setup::default()).request(1);
-            (case.family == Family::V6).then(|| request.bytes_with_extensions(&[(0, &[0, 1, 4, 0, 0, 0, 0])]))
+            is_tcp(case).then(|| fragments::cut(&request, 5, &[16])[0].clone())
+        },
+        reason: Reason::Drop(DropReason::FragmentTiny),
+        answered: false,
+    },
+    Row {
+        name: "ICMP error about nobody's packet",
+        packet: |lab, case| {
+            let request = lab.serve(case, &Setup::default()).request(1);
+            Some(
+                Icmp {
+                    src_mac: request.src_mac,
+                    dst_mac: request.dst_mac,
+                    from: case.ip(7, 7),
+                    to: request.from.ip(),
+                    ttl: 9,
+                    tos: 0,
+                    kind: 3,
+                    code: 1,
+                    word: [0; 4],
+                    body: request.bytes()[14..].to_vec(),
+                }
+                .bytes(),
+            )
+        },
+        reason: Reason::Pass(PassReason::IcmpNoFlow),
+        answered: false,
+    },
+    Row {
+        name: "IPv6 authentication header",
+        packet: |lab, case| {
+            let request = lab.serve(case, &Setup::default()).request(1);
+            (case.family == Family::V6).then(|| request.bytes_with_extensions(&[(51, &[4, 0, 0, 0, 0, 0, 0])]))
         },
         reason: Reason::Pass(PassReason::Ipv6Extension),
         answered: false,
@@ -112,32 +163,6 @@ const ROWS: &[Row] = &[
             (case.mode != Mode::L2_DSR).then(|| service.request(1).with(|p| p.ttl = 1).bytes())
         },
         reason: Reason::Pass(PassReason::TtlExpired),
-        answered: false,
-    },
-    Row {
-        name: "first fragment",
-        packet: |lab, case| {
-            let request = lab.serve(case, &Setup::default()).request(1);
-            Some(match case.family {
-                Family::V4 => request.with(|p| p.more_fragments = true).bytes(),
-                Family::V6 => request.bytes_with_extensions(&[(44, &[0, 0, 1, 0, 0, 0, 9])]),
-            })
-        },
-        reason: Reason::Drop(DropReason::Fragment),
-        answered: false,
-    },
-    Row {
-        name: "first fragment in a flow",
-        packet: |lab, case| {
-            let service = lab.serve(case, &Setup::default());
-            let request = service.request(1);
-            lab.forward(&service, &request);
-            Some(match case.family {
-                Family::V4 => request.with(|p| p.more_fragments = true).bytes(),
-                Family::V6 => request.bytes_with_extensions(&[(44, &[0, 0, 1, 0, 0, 0, 9])]),
-            })
-        },
-        reason: Reason::Drop(DropReason::Fragment),
         answered: false,
     },
     Row {
@@ -248,7 +273,7 @@ const ROWS: &[Row] = &[
             );
             Some(service.request(1).payload(&[0; 1000]).bytes())
         },
-        reason: Reason::Drop(DropReason::ExceedsMtu),
+        reason: Reason::Told(DropReason::ExceedsMtu),
         answered: false,
     },
     Row {
@@ -279,13 +304,18 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Held by [`a_full_flow_table_refuses`], `half_open::new_flows_beyond_the_limit_are_dropped` and
-/// `tunnels::a_frame_without_headroom_is_dropped_by_name`.
-const ELSEWHERE: [DropReason; 3] = [
+/// Held by [`a_full_flow_table_refuses`], `half_open::new_flows_beyond_the_limit_are_dropped`,
+/// `tunnels::a_frame_without_headroom_is_dropped_by_name`, and by the limits in [`crate::icmp`].
+const ELSEWHERE: [DropReason; 4] = [
     DropReason::FlowTableFull,
     DropReason::NewFlowLimit,
     DropReason::NoHeadroom,
+    DropReason::IcmpRateLimited,
 ];
+
+fn later_fragment(request: &Packet) -> Vec<u8> {
+    fragments::cut(&request.clone().payload(&[0; 1200]), 5, &[1000])[1].clone()
+}
 
 fn is_tcp(case: Case) -> bool {
     case.protocol == lb_userspace::model::Protocol::Tcp
@@ -308,6 +338,10 @@ fn each_row_leaves_for_its_reason_and_no_other() {
                     expected[reason.counter() as usize] += 1;
                     Verdict::Pass
                 }
+                Reason::Told(reason) => {
+                    expected[reason.counter() as usize] += 1;
+                    Verdict::Tx
+                }
                 Reason::Drop(reason) => {
                     expected[reason.counter() as usize] += 1;
                     if row.answered && is_tcp(case) {
@@ -329,7 +363,7 @@ fn every_reason_has_a_row() {
         .iter()
         .map(|row| match row.reason {
             Reason::Pass(reason) => reason.as_str(),
-            Reason::Drop(reason) => reason.as_str(),
+            Reason::Drop(reason) | Reason::Told(reason) => reason.as_str(),
         })
         .chain(ELSEWHERE.iter().map(|reason| reason.as_str()))
         .collect();

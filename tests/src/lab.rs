@@ -42,6 +42,15 @@ pub enum Topology {
     Routed,
 }
 
+/// A side of the load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where clients are.
+    Clients,
+    /// Where servers are.
+    Servers,
+}
+
 /// An Ethernet of the lab, with an IPv4 and an IPv6 subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Net {
@@ -420,6 +429,22 @@ impl Lab {
         let balancer = Balancer::start(self, config);
         balancer.wait_ready();
         balancer
+    }
+
+    /// Gives the link behind a router of a [`Topology::Routed`] lab, away from the load balancer, another MTU. Only the router
+    /// knows.
+    ///
+    /// # Panics
+    /// Without routers.
+    pub fn narrow(&self, side: Side, mtu: u32) {
+        let [clients, servers] = self.routers.as_slice() else {
+            panic!("{:?} has no routers", self.topology)
+        };
+        let router = match side {
+            Side::Clients => clients,
+            Side::Servers => servers,
+        };
+        router.ns.sh(&format!("ip link set eth1 mtu {mtu}"));
     }
 
     /// Pulls a host's cable out, at the switch.

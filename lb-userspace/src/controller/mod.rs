@@ -212,6 +212,8 @@ struct Controller<D, N, H> {
 
     attachments: BTreeMap<String, Result<Attachment, String>>,
     vips: BTreeMap<std::net::IpAddr, Vip>,
+    /// Whether the packet path answers echo requests, by VIP, as it was told.
+    echo: BTreeMap<std::net::IpAddr, bool>,
     /// Requests that wait for a VIP.
     waiting: Vec<(std::net::IpAddr, Call)>,
     /// What is answered to a removal once its VIP has left.
@@ -272,6 +274,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             retry_at: None,
             attachments: BTreeMap::new(),
             vips: BTreeMap::new(),
+            echo: BTreeMap::new(),
             waiting: Vec::new(),
             leaving: Vec::new(),
             network_due: None,

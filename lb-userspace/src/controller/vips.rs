@@ -110,6 +110,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     /// Begins to add what is wanted and not there, and to remove what is there and not wanted.
     pub(super) fn ensure_vips(&mut self) {
+        self.ensure_echo();
         let wanted = self.wanted_vips();
         for (vip, candidates) in &wanted {
             if !self.vips.contains_key(vip) {
@@ -123,6 +124,25 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                 Some(VipState::Placed(_) | VipState::Failed(_)) => drop(self.vips.remove(&vip)),
                 // What is under way is looked at when it comes back.
                 Some(VipState::Adding | VipState::Removing) | None => {}
+            }
+        }
+    }
+
+    /// Has the packet path answer echo requests to the VIPs that `lb` puts on no interface: the kernel may not have them.
+    fn ensure_echo(&mut self) {
+        let mut wanted: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        for service in &self.desired.services {
+            let manual = service.vip_address == VipAddress::Manual;
+            *wanted.entry(service.id.vip.ip()).or_insert(true) &= manual;
+        }
+        self.echo.retain(|vip, _| wanted.contains_key(vip));
+        for (vip, on) in wanted {
+            if self.echo.get(&vip) == Some(&on) {
+                continue;
+            }
+            match self.datapath.answer_echo(vip, on) {
+                Ok(()) => drop(self.echo.insert(vip, on)),
+                Err(error) => tracing::error!("echo requests to {vip}: {error}"),
             }
         }
     }

@@ -51,6 +51,12 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     let features = loader::Features {
         log_level: args.datapath_log.level(),
         redirect_back: config.interfaces.iter().any(|i| network.is_veth(&i.name)),
+        smallest_mtu: config
+            .interfaces
+            .iter()
+            .filter_map(|i| network.mtu(&i.name))
+            .min()
+            .unwrap_or_default(),
     };
     let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)
         .map_err(|e| refusal(e.kind(), &e))?;

@@ -44,6 +44,11 @@ impl Adapter {
     pub(super) fn is_veth(&self, name: &str) -> bool {
         self.0.interface(name).is_some_and(|i| i.veth)
     }
+
+    /// The largest IP packet that an interface takes, if it exists.
+    pub(super) fn mtu(&self, name: &str) -> Option<u32> {
+        self.0.interface(name).map(|i| i.mtu)
+    }
 }
 
 fn translate(event: NetEvent) -> Vec<ports::NetEvent> {

@@ -32,6 +32,7 @@ impl Clock {
             service_ports: 1,
             backends: 1,
             new_flows_per_core: 0,
+            icmp_per_second: 0,
         };
         let scale = jiffy_scale()?;
         let mut loader = EbpfLoader::new();

@@ -178,6 +178,10 @@ impl Datapath for FakeDatapath {
         self.write(Action::RemoveService(id))
     }
 
+    fn answer_echo(&mut self, _vip: IpAddr, _on: bool) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {
         let pages = pages.to_vec();
         self.write(Action::WritePages { first, pages })

@@ -70,8 +70,13 @@ impl KernelDatapath {
         if fresh {
             maps::scatter_source_cursors(&mut ebpf)?;
         }
+        let mut maps = Maps::take(&mut ebpf)?;
+        // A daemon that was killed may have left a service whose VIP it had not come to.
+        for id in service_indices(&maps.services_v4, &maps.services_v6)?.into_keys() {
+            maps.vips.add(id.vip.ip())?;
+        }
         Ok(Self {
-            maps: Maps::take(&mut ebpf)?,
+            maps,
             flows: Arc::new(KernelFlowTables::open(pins)?),
             ebpf,
             pins: pins.clone(),
@@ -201,7 +206,8 @@ impl Datapath for KernelDatapath {
                 self.limits.service_ports,
                 "service-ports",
             )
-        })
+        })?;
+        self.maps.vips.add(id.vip.ip())
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError> {
@@ -217,9 +223,18 @@ impl Datapath for KernelDatapath {
                 .remove(&ServiceKey::new(ip.into(), port, protocol)),
         };
         match result {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(e) => Err(kernel(format!("cannot remove service {id}"), loader::chain(&e))),
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(e) => return Err(kernel(format!("cannot remove service {id}"), loader::chain(&e))),
         }
+        let rest = service_indices(&self.maps.services_v4, &self.maps.services_v6)?;
+        if rest.into_keys().any(|other| other.vip.ip() == id.vip.ip()) {
+            return Ok(());
+        }
+        self.maps.vips.remove(id.vip.ip())
+    }
+
+    fn answer_echo(&mut self, vip: IpAddr, on: bool) -> Result<(), DatapathError> {
+        self.maps.vips.answer_echo(vip, on)
     }
 
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {

@@ -30,6 +30,9 @@ pub struct Features {
     /// Frames that leave by the interface they came in on are redirected to it, because `XDP_TX` stalls on a veth whose
     /// peer has no XDP program.
     pub redirect_back: bool,
+    /// The smallest MTU of the interfaces, in bytes. Only replies beyond it are compared with the MTU of their own
+    /// interface; 0 compares all.
+    pub smallest_mtu: u32,
 }
 
 /// Checks that this process may load programs and change interfaces.
@@ -58,6 +61,7 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let directory = pins.maps();
     let redirect_back = u8::from(features.redirect_back);
     let jiffy_scale = clock::jiffy_scale()?;
+    let icmp_credit = limit::credit(limits.icmp_per_second);
     let new_flow_credit = limit::credit(limits.new_flows_per_core);
     let mut loader = EbpfLoader::new();
     loader
@@ -65,6 +69,8 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
         .override_global("AYA_LOG_LEVEL", &features.log_level, false)
         .override_global("REDIRECT_BACK", &redirect_back, true)
         .override_global("JIFFY_SCALE", &jiffy_scale, true)
+        .override_global("SMALLEST_MTU", &features.smallest_mtu, true)
+        .override_global("ICMP_CREDIT", &icmp_credit, true)
         .override_global("NEW_FLOW_CREDIT", &new_flow_credit, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader

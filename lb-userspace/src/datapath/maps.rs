@@ -8,8 +8,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        self, BackendEntry, BackendStats, Cursor, Flow, FlowKey, Rotation, SLOTS_PER_PAGE, Service, ServiceKey,
-        SlotPage,
+        self, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Rotation, SLOTS_PER_PAGE,
+        Service, ServiceKey, SlotPage, VipFlags,
     },
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
@@ -18,6 +18,7 @@ use lb_common::{
 use super::{
     DatapathError, loader,
     pins::{Pins, kernel},
+    vips::Vips,
 };
 use crate::{api::MapReport, model::Limits};
 
@@ -25,11 +26,13 @@ use crate::{api::MapReport, model::Limits};
 pub const SLOT_PAGES: u32 = 16_384;
 /// Places in the source arena.
 pub const SOURCE_PLACES: u32 = 4096;
+/// First fragments that are remembered, in each family.
+pub const FRAGMENTS: u32 = 16_384;
 /// Interfaces at most.
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 21] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -39,6 +42,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16]
         service_ports,
         backends,
         new_flows_per_core: _,
+        icmp_per_second: _,
     } = *limits;
     [
         (
@@ -86,6 +90,21 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 16]
         ("DEVICES", DEVICES, 4, 8),
         ("BACKEND_STATS", backends, 4, size_of::<BackendStats>()),
         ("REASONS", reason::COUNTERS, 4, 8),
+        ("VIPS_V4", services, size_of::<Addr4>(), size_of::<VipFlags>()),
+        ("VIPS_V6", services, size_of::<Addr6>(), size_of::<VipFlags>()),
+        (
+            "FRAGMENTS_V4",
+            FRAGMENTS,
+            size_of::<FragmentKey<Addr4>>(),
+            size_of::<Datagram>(),
+        ),
+        (
+            "FRAGMENTS_V6",
+            FRAGMENTS,
+            size_of::<FragmentKey<Addr6>>(),
+            size_of::<Datagram>(),
+        ),
+        ("FRAGMENT_IDS", schedule::SOURCE_CURSORS, 4, 8),
         ("STAGES", abi::STAGES.len() as u32, 4, 4),
     ]
 }
@@ -149,6 +168,7 @@ pub(super) struct Maps {
     pub devices: DevMapHash<MapData>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub reasons: PerCpuArray<MapData, u64>,
+    pub vips: Vips,
 }
 
 /// Lets every source-port cursor begin anywhere: servers may remember the ports of a packet path that was detached.
@@ -196,6 +216,7 @@ impl Maps {
             devices: take(ebpf, "DEVICES")?,
             backend_stats: take(ebpf, "BACKEND_STATS")?,
             reasons: take(ebpf, "REASONS")?,
+            vips: Vips::new(take(ebpf, "VIPS_V4")?, take(ebpf, "VIPS_V6")?),
         })
     }
 }

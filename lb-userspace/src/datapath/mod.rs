@@ -17,6 +17,7 @@ pub mod loader;
 pub mod maps;
 pub mod pins;
 pub mod traffic;
+mod vips;
 
 pub use flows::KernelFlowTables;
 pub use kernel::{KernelDatapath, pinned_services};
@@ -244,6 +245,9 @@ pub trait Datapath: Send {
     fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError>;
     /// Takes a service away from one of its ports: its packets are the kernel's again, except those of existing flows.
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError>;
+    /// Says whether echo requests to an address are answered while it is a service's VIP, because the kernel may not have
+    /// it. They are not, unless this says so.
+    fn answer_echo(&mut self, vip: IpAddr, on: bool) -> Result<(), DatapathError>;
     /// Fills slot pages that no rotation refers to.
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError>;
     /// Flips a service to another schedule: one 64-bit store.

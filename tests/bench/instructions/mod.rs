@@ -54,6 +54,7 @@ const fn limits() -> Limits {
         service_ports: 16,
         backends: 64,
         new_flows_per_core: 0,
+        icmp_per_second: 1000,
     }
 }
 

@@ -148,7 +148,7 @@ impl<'a> Dice<'a> {
         packet.payload = (0..length).map(|i: usize| (i * 31) as u8).collect();
         match self.next() {
             250.. => packet.more_fragments = true,
-            244.. => packet.fragment_offset = 185,
+            244.. => packet.fragment_offset = self.of(&[185, 6]),
             _ => {}
         }
         if packet.from.is_ipv4() && self.seldom(8) {

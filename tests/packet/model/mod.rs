@@ -38,8 +38,8 @@ const FATES: &[&str] = &[
     "no-flow",
     "no-flow and told so",
     "bad-tcp-flags",
-    "fragment",
-    "exceeds-mtu",
+    "fragment-before-first",
+    "exceeds-mtu and told so",
     "udp-checksum-missing",
     "not-ip",
     "not-tcp-or-udp",
@@ -119,7 +119,7 @@ fn name(expected: &Expected) -> String {
     match expected.left {
         Left::Passed(reason) => reason.as_str().to_owned(),
         Left::Dropped(reason) => reason.as_str().to_owned(),
-        Left::Refused(reason) => format!("{} and told so", reason.as_str()),
+        Left::Refused(reason) | Left::Told(reason) => format!("{} and told so", reason.as_str()),
         Left::Back => "sent back".to_owned(),
         Left::Across => "sent across".to_owned(),
     }

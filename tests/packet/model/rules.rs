@@ -1,6 +1,9 @@
 //! What the packet path does with a packet, plainly.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_common::{
     abi::Mode,
@@ -10,6 +13,7 @@ use lb_common::{
 use super::wire::{ETHERNET, TCP, UDP, address, endpoint, long_number, number, octets, put, updated};
 use crate::{
     frames::{ACK, FIN, L4, Packet, RST, SYN, Tcp},
+    icmp::Icmp,
     lab::{BACK_MAC, BACKEND_IF, CLIENT_IF, FIRST_PORT, Lab, Service, Verdict},
 };
 
@@ -20,6 +24,8 @@ pub(super) enum Left {
     Dropped(DropReason),
     /// Answered with RST, by the interface that it came in on.
     Refused(DropReason),
+    /// Answered with ICMP, by the interface that it came in on.
+    Told(DropReason),
     /// By the interface that it came in on.
     Back,
     /// By another.
@@ -38,7 +44,7 @@ impl Expected {
         match self.left {
             Left::Passed(_) => Verdict::Pass,
             Left::Dropped(_) => Verdict::Drop,
-            Left::Refused(_) | Left::Back => Verdict::Tx,
+            Left::Refused(_) | Left::Told(_) | Left::Back => Verdict::Tx,
             Left::Across => Verdict::Redirect,
         }
     }
@@ -47,7 +53,7 @@ impl Expected {
     pub(super) fn counter(&self) -> Option<usize> {
         match self.left {
             Left::Passed(reason) => Some(reason.counter() as usize),
-            Left::Dropped(reason) | Left::Refused(reason) => Some(reason.counter() as usize),
+            Left::Dropped(reason) | Left::Refused(reason) | Left::Told(reason) => Some(reason.counter() as usize),
             Left::Back | Left::Across => None,
         }
     }
@@ -102,8 +108,59 @@ struct Parsed {
     ttl: u8,
     /// Of the IP packet.
     length: usize,
-    fragment: bool,
+    piece: Piece,
     l4: usize,
+}
+
+/// Where a payload stands in the packet that it is a fragment of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Piece {
+    id: u32,
+    offset: usize,
+    more: bool,
+    /// Where IPv6's fragment header is.
+    header: usize,
+}
+
+impl Piece {
+    fn is_fragment(self) -> bool {
+        self.offset > 0 || self.more
+    }
+
+    fn is_sound(self, length: usize) -> bool {
+        length > 0 && (!self.more || length.is_multiple_of(8)) && self.offset + length <= 0xffff
+    }
+}
+
+/// What the headers before TCP or UDP say.
+struct Headers {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    ttl: u8,
+    /// Of the IP packet.
+    length: usize,
+    l4: usize,
+    piece: Piece,
+}
+
+/// What fragments have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FragmentKey {
+    src: IpAddr,
+    dst: IpAddr,
+    id: u32,
+    protocol: u8,
+}
+
+/// What the first fragment told.
+#[derive(Debug, Clone, Copy)]
+struct Datagram {
+    ports: (u16, u16),
+    /// What came without a gap.
+    next: usize,
+    /// The identification that was chosen.
+    id: u32,
 }
 
 /// The packet path, as it should be.
@@ -114,6 +171,7 @@ pub(super) struct Model<'a> {
     interfaces: (u32, u32),
     pub(super) flows: Vec<Flow>,
     by_key: HashMap<Key, usize>,
+    datagrams: HashMap<FragmentKey, Datagram>,
 }
 
 impl<'a> Model<'a> {
@@ -124,6 +182,7 @@ impl<'a> Model<'a> {
             interfaces: (lab.ifindex(CLIENT_IF), lab.ifindex(BACKEND_IF)),
             flows: Vec::new(),
             by_key: HashMap::new(),
+            datagrams: HashMap::new(),
         }
     }
 
@@ -137,6 +196,7 @@ impl<'a> Model<'a> {
         };
         match left {
             Left::Refused(_) => sent = reset(frame),
+            Left::Told(_) => sent = told(frame),
             Left::Passed(_) => sent = frame.to_vec(),
             _ => {}
         }
@@ -144,7 +204,11 @@ impl<'a> Model<'a> {
     }
 
     fn way(&mut self, interface: u32, frame: &mut [u8], out: &[u8]) -> Result<Left, Left> {
-        let packet = parse(frame)?;
+        let headers = headers(frame)?;
+        if headers.piece.offset > 0 {
+            return self.later_fragment(&headers, interface, frame);
+        }
+        let packet = self.parse(frame, &headers)?;
         let flow = match self.find(&packet, interface, frame)? {
             Some(flow) => flow,
             None => self.open(&packet, interface, frame)?,
@@ -152,7 +216,88 @@ impl<'a> Model<'a> {
         if self.flows[flow].reply.is_none() {
             self.learn(flow, out);
         }
+        Self::fits(packet.ttl, packet.length)?;
+        if packet.piece.is_fragment() {
+            let datagram = Datagram {
+                ports: (packet.key.from.port(), packet.key.to.port()),
+                next: ETHERNET + packet.length - packet.l4,
+                id: self::headers(out).map_or(0, |sent| sent.piece.id),
+            };
+            self.datagrams.insert(fragment_key(&headers), datagram);
+            self.deliver(flow, &packet, interface, frame)?;
+            identify(frame, packet.piece.header, datagram.id);
+            return self.leaves(flow, &packet.key, interface);
+        }
         self.deliver(flow, &packet, interface, frame)
+    }
+
+    /// A packet's ports. What is cut short is the kernel's, unless it is a trick on a service.
+    fn parse(&self, frame: &[u8], headers: &Headers) -> Result<Parsed, Left> {
+        let length = (ETHERNET + headers.length).checked_sub(headers.l4);
+        let fragment = headers.piece.is_fragment() && [TCP, UDP].contains(&headers.protocol);
+        if fragment && !headers.piece.is_sound(length.unwrap_or(0)) {
+            return Err(Left::Passed(PassReason::Malformed));
+        }
+        let parsed = parse(frame, headers);
+        if parsed.is_err() && fragment && headers.protocol == TCP && length >= Some(4) {
+            let port = number(frame, headers.l4 + 2);
+            let vip = SocketAddr::new(headers.dst, port);
+            if self
+                .services
+                .iter()
+                .any(|s| s.vip == vip && matches!(s.request(1).l4, L4::Tcp(_)))
+            {
+                return Err(Left::Dropped(DropReason::FragmentTiny));
+            }
+        }
+        parsed
+    }
+
+    /// A fragment without ports.
+    fn later_fragment(&mut self, headers: &Headers, interface: u32, frame: &mut [u8]) -> Result<Left, Left> {
+        let ours = self.services.iter().any(|service| service.vip.ip() == headers.dst);
+        let unknown = Left::Passed(if ours {
+            PassReason::FragmentBeforeFirst
+        } else {
+            PassReason::LaterFragment
+        });
+        let Some(datagram) = self.datagrams.get(&fragment_key(headers)).copied() else {
+            return Err(unknown);
+        };
+        let length = (ETHERNET + headers.length).saturating_sub(headers.l4);
+        if !headers.piece.is_sound(length) {
+            return Err(Left::Passed(PassReason::Malformed));
+        }
+        let key = Key {
+            from: SocketAddr::new(headers.src, datagram.ports.0),
+            to: SocketAddr::new(headers.dst, datagram.ports.1),
+            protocol: headers.protocol,
+        };
+        let Some(flow) = self.by_key.get(&key).copied() else {
+            return Err(unknown);
+        };
+        if let Err(left) = Self::fits(headers.ttl, headers.length) {
+            // No ICMP about fragments other than the first; IPv6 knows no such rule.
+            let silent = headers.src.is_ipv4() && matches!(left, Left::Told(_));
+            return Err(if silent {
+                Left::Dropped(DropReason::ExceedsMtu)
+            } else {
+                left
+            });
+        }
+        if headers.piece.offset < datagram.next {
+            return Err(Left::Dropped(DropReason::FragmentOverlap));
+        }
+        if headers.piece.offset == datagram.next
+            && let Some(datagram) = self.datagrams.get_mut(&fragment_key(headers))
+        {
+            datagram.next += length;
+        }
+        let (from, to) = self.new_addresses(flow, &key);
+        readdress(frame, from.ip(), to.ip());
+        identify(frame, headers.piece.header, datagram.id);
+        put(frame, 0, &self.way_on(flow, &key).0);
+        self.leaves(flow, &key, interface)
     }
 
     /// The flow of a packet, after that packet.
@@ -182,9 +327,6 @@ impl<'a> Model<'a> {
         let Some(service) = self.services.iter().position(for_service) else {
             return Err(Left::Passed(PassReason::NotAService));
         };
-        if packet.fragment {
-            return Err(Left::Dropped(DropReason::Fragment));
-        }
         if is_tcp && !opens(packet.flags) {
             return Err(if nonsense(packet.flags) {
                 Left::Dropped(DropReason::BadTcpFlags)
@@ -196,7 +338,7 @@ impl<'a> Model<'a> {
         let server = (self.tickets[service] % servers.len() as u64) as usize;
         self.tickets[service] += 1;
         // No flow is made for what cannot be forwarded.
-        passable(packet, true)?;
+        Self::fits(packet.ttl, packet.length)?;
         translatable(frame, packet)?;
         let reply = (self.services[service].case.mode == Mode::NAT).then_some(Key {
             from: servers[server].address,
@@ -220,7 +362,9 @@ impl<'a> Model<'a> {
 
     /// Takes over the source that the packet path chose, if it sent something and might choose that.
     fn learn(&mut self, index: usize, out: &[u8]) {
-        let Ok(sent) = parse(out) else { return };
+        let Ok(sent) = headers(out).and_then(|headers| parse(out, &headers)) else {
+            return;
+        };
         let flow = &self.flows[index];
         let (service, source) = (&self.services[flow.service], sent.key.from);
         let ours = (0..2).any(|place| service.case.source(place) == source.ip());
@@ -238,34 +382,53 @@ impl<'a> Model<'a> {
 
     /// Rewrites the packet as its flow says.
     fn deliver(&self, flow: usize, packet: &Parsed, interface: u32, frame: &mut [u8]) -> Result<Left, Left> {
+        translate(frame, packet, self.new_addresses(flow, &packet.key))?;
+        put(frame, 0, &self.way_on(flow, &packet.key).0);
+        self.leaves(flow, &packet.key, interface)
+    }
+
+    /// Whether a packet may go on.
+    fn fits(ttl: u8, length: usize) -> Result<(), Left> {
+        if ttl <= 1 {
+            return Err(Left::Passed(PassReason::TtlExpired));
+        }
+        if length > MTU {
+            return Err(Left::Told(DropReason::ExceedsMtu));
+        }
+        Ok(())
+    }
+
+    fn new_addresses(&self, flow: usize, key: &Key) -> (SocketAddr, SocketAddr) {
         let flow = &self.flows[flow];
-        let service = &self.services[flow.service];
-        let server = service.servers[flow.server];
-        let from_client = packet.key == flow.request;
-        passable(packet, from_client)?;
-        let new = if from_client {
+        if *key == flow.request {
             // A packet that is sent shows the source; if it shows a wrong one, what is expected here is wrong as well.
-            let reply = flow.reply.unwrap_or(packet.key);
+            let reply = flow.reply.unwrap_or(*key);
             (reply.to, reply.from)
         } else {
             (flow.request.to, flow.request.from)
-        };
-        translate(frame, packet, new)?;
-        let (macs, leaves_by) = if from_client {
-            let arm = if service.case.one_arm {
-                self.interfaces.0
-            } else {
-                self.interfaces.1
-            };
-            let mut macs = [0; 12];
-            put(&mut macs, 0, &server.mac);
-            put(&mut macs, 6, &BACK_MAC);
-            (macs, arm)
+        }
+    }
+
+    /// MAC addresses, and the interface.
+    fn way_on(&self, flow: usize, key: &Key) -> ([u8; 12], u32) {
+        let flow = &self.flows[flow];
+        let service = &self.services[flow.service];
+        if *key != flow.request {
+            return flow.client;
+        }
+        let arm = if service.case.one_arm {
+            self.interfaces.0
         } else {
-            flow.client
+            self.interfaces.1
         };
-        put(frame, 0, &macs);
-        Ok(if leaves_by == interface {
+        let mut macs = [0; 12];
+        put(&mut macs, 0, &service.servers[flow.server].mac);
+        put(&mut macs, 6, &BACK_MAC);
+        (macs, arm)
+    }
+
+    fn leaves(&self, flow: usize, key: &Key, interface: u32) -> Result<Left, Left> {
+        Ok(if self.way_on(flow, key).1 == interface {
             Left::Back
         } else {
             Left::Across
@@ -273,52 +436,141 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Reads a packet, or says why it is the kernel's.
-fn parse(frame: &[u8]) -> Result<Parsed, Left> {
-    const MALFORMED: Left = Left::Passed(PassReason::Malformed);
+/// Of every interface.
+const MTU: usize = 1500;
+
+fn fragment_key(headers: &Headers) -> FragmentKey {
+    FragmentKey {
+        src: headers.src,
+        dst: headers.dst,
+        id: headers.piece.id,
+        protocol: headers.protocol,
+    }
+}
+
+const MALFORMED: Left = Left::Passed(PassReason::Malformed);
+
+/// Reads the headers before TCP or UDP, or says why the packet is the kernel's.
+fn headers(frame: &[u8]) -> Result<Headers, Left> {
     let v4 = match number(frame, 12) {
         0x0800 => true,
         0x86dd => false,
         _ => return Err(Left::Passed(PassReason::NotIp)),
     };
-    let ip = ETHERNET;
-    if frame.len() < ip + if v4 { 20 } else { 40 } {
+    let headers = ip_headers(frame, ETHERNET, v4)?;
+    if ETHERNET + headers.length > frame.len() {
         return Err(MALFORMED);
     }
-    let mut fragment = false;
-    let (length, mut l4, mut protocol, ttl, src, dst) = if v4 {
-        let (words, length) = (usize::from(frame[ip] & 15), usize::from(number(frame, ip + 2)));
-        if frame[ip] >> 4 != 4 || words < 5 || ip + length > frame.len() {
-            return Err(MALFORMED);
-        }
-        let offset = number(frame, ip + 6);
-        if offset & 0x1fff != 0 {
-            return Err(Left::Passed(PassReason::LaterFragment));
-        }
-        fragment = offset & 0x2000 != 0;
-        (length, ip + words * 4, frame[ip + 9], frame[ip + 8], ip + 12, ip + 16)
-    } else {
-        let length = 40 + usize::from(number(frame, ip + 4));
-        if frame[ip] >> 4 != 6 || ip + length > frame.len() {
-            return Err(MALFORMED);
-        }
-        (length, ip + 40, frame[ip + 6], frame[ip + 7], ip + 8, ip + 24)
-    };
-    if !v4 && protocol == 44 {
-        if frame.len() < l4 + 8 {
-            return Err(MALFORMED);
-        }
-        if number(frame, l4 + 2) & 0xfff8 != 0 {
-            return Err(Left::Passed(PassReason::LaterFragment));
-        }
-        fragment = true;
-        protocol = frame[l4];
-        l4 += 8;
+    let headers = past_extensions(frame, headers)?;
+    let icmp_error = v4 && headers.protocol == 1 && !headers.piece.is_fragment();
+    if icmp_error {
+        return Err(icmp(frame, &headers));
     }
-    if !v4 && [0, 43, 60, 51, 135, 139, 140].contains(&protocol) {
-        return Err(Left::Passed(PassReason::Ipv6Extension));
+    let odd = headers.piece.is_fragment() || !v4 && headers.l4 > ETHERNET + 40;
+    if odd && headers.piece.offset == 0 && ![TCP, UDP].contains(&headers.protocol) {
+        return Err(Left::Passed(PassReason::NotTcpOrUdp));
     }
-    let l4_length = (ip + length).checked_sub(l4).ok_or(MALFORMED)?;
+    Ok(headers)
+}
+
+/// An IP header at an offset.
+fn ip_headers(frame: &[u8], ip: usize, v4: bool) -> Result<Headers, Left> {
+    if frame.len() < ip + if v4 { 20 } else { 40 } || frame[ip] >> 4 != if v4 { 4 } else { 6 } {
+        return Err(MALFORMED);
+    }
+    if v4 {
+        let (words, flags_offset) = (usize::from(frame[ip] & 15), number(frame, ip + 6));
+        if words < 5 {
+            return Err(MALFORMED);
+        }
+        return Ok(Headers {
+            src: address(frame, ip + 12, true),
+            dst: address(frame, ip + 16, true),
+            protocol: frame[ip + 9],
+            ttl: frame[ip + 8],
+            length: usize::from(number(frame, ip + 2)),
+            l4: ip + words * 4,
+            piece: Piece {
+                id: number(frame, ip + 4).into(),
+                offset: usize::from(flags_offset & 0x1fff) * 8,
+                more: flags_offset & 0x2000 != 0,
+                header: 0,
+            },
+        });
+    }
+    Ok(Headers {
+        src: address(frame, ip + 8, false),
+        dst: address(frame, ip + 24, false),
+        protocol: frame[ip + 6],
+        ttl: frame[ip + 7],
+        length: 40 + usize::from(number(frame, ip + 4)),
+        l4: ip + 40,
+        piece: Piece::default(),
+    })
+}
+
+/// Along the extension headers of IPv6, eight at most and not too far.
+fn past_extensions(frame: &[u8], mut headers: Headers) -> Result<Headers, Left> {
+    const REFUSED: Left = Left::Passed(PassReason::Ipv6Extension);
+    if headers.src.is_ipv4() {
+        return Ok(headers);
+    }
+    let mut count = 0;
+    while headers.piece.offset == 0 && [0, 43, 44, 51, 60, 135, 139, 140].contains(&headers.protocol) {
+        let at = headers.l4;
+        count += 1;
+        if at > 2047 || count > 8 {
+            return Err(REFUSED);
+        }
+        if frame.len() < at + 8 {
+            return Err(MALFORMED);
+        }
+        headers.l4 += match headers.protocol {
+            44 => {
+                headers.piece = Piece {
+                    id: long_number(frame, at + 4),
+                    offset: usize::from(number(frame, at + 2) & 0xfff8),
+                    more: frame[at + 3] & 1 != 0,
+                    header: at,
+                };
+                8
+            }
+            43 if frame[at + 3] != 0 => return Err(REFUSED),
+            0 | 43 | 60 => (usize::from(frame[at + 1]) + 1) * 8,
+            _ => return Err(REFUSED),
+        };
+        headers.protocol = frame[at];
+    }
+    if headers.l4 > 2047 { Err(REFUSED) } else { Ok(headers) }
+}
+
+/// An ICMP message of IPv4. The dice throw none that quotes a packet of a flow.
+fn icmp(frame: &[u8], headers: &Headers) -> Left {
+    let l4 = headers.l4;
+    if frame.len() < l4 + 8 {
+        return MALFORMED;
+    }
+    if ![3, 11, 12].contains(&frame[l4]) {
+        return Left::Passed(PassReason::NotTcpOrUdp);
+    }
+    match ip_headers(frame, l4 + 8, true) {
+        Ok(quote) if quote.l4 + 8 <= frame.len().min(ETHERNET + headers.length) => Left::Passed(PassReason::IcmpNoFlow),
+        _ => MALFORMED,
+    }
+}
+
+/// Reads ports and flags, or says why the packet is the kernel's.
+fn parse(frame: &[u8], headers: &Headers) -> Result<Parsed, Left> {
+    let Headers {
+        src,
+        dst,
+        protocol,
+        ttl,
+        length,
+        l4,
+        piece,
+    } = *headers;
+    let l4_length = (ETHERNET + length).checked_sub(l4).ok_or(MALFORMED)?;
     let flags = match protocol {
         TCP => {
             if frame.len() < l4 + 20 {
@@ -335,14 +587,14 @@ fn parse(frame: &[u8]) -> Result<Parsed, Left> {
                 return Err(MALFORMED);
             }
             let claimed = usize::from(number(frame, l4 + 4));
-            if l4_length < 8 || claimed < 8 || (claimed > l4_length && !fragment) {
+            if l4_length < 8 || claimed < 8 || (claimed > l4_length && !piece.is_fragment()) {
                 return Err(MALFORMED);
             }
             0
         }
         _ => return Err(Left::Passed(PassReason::NotTcpOrUdp)),
     };
-    let at = |ip, port| SocketAddr::new(address(frame, ip, v4), number(frame, port));
+    let at = |ip, port| SocketAddr::new(ip, number(frame, port));
     Ok(Parsed {
         key: Key {
             from: at(src, l4),
@@ -357,23 +609,9 @@ fn parse(frame: &[u8]) -> Result<Parsed, Left> {
         },
         ttl,
         length,
-        fragment,
+        piece,
         l4,
     })
-}
-
-/// Whether a packet may go on, and fits.
-fn passable(packet: &Parsed, from_client: bool) -> Result<(), Left> {
-    if packet.ttl <= 1 {
-        return Err(Left::Passed(PassReason::TtlExpired));
-    }
-    if packet.fragment {
-        return Err(Left::Dropped(DropReason::Fragment));
-    }
-    if from_client && packet.length > 1500 {
-        return Err(Left::Dropped(DropReason::ExceedsMtu));
-    }
-    Ok(())
 }
 
 /// Whether a packet has the checksum that has to change with its addresses.
@@ -386,7 +624,7 @@ fn translatable(frame: &[u8], packet: &Parsed) -> Result<(), Left> {
 
 /// New addresses and ports, one hop less to live, checksums to match.
 fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketAddr)) -> Result<(), Left> {
-    let (ip, l4) = (ETHERNET, packet.l4);
+    let l4 = packet.l4;
     let Key {
         from: old_from,
         to: old_to,
@@ -406,11 +644,18 @@ fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketA
     }
     put(frame, l4, &from.port().to_be_bytes());
     put(frame, l4 + 2, &to.port().to_be_bytes());
+    readdress(frame, from.ip(), to.ip());
+    Ok(())
+}
+
+/// New addresses, and one hop less to live.
+fn readdress(frame: &mut [u8], from: IpAddr, to: IpAddr) {
+    let ip = ETHERNET;
     if from.is_ipv4() {
         let before = frame[ip + 8..ip + 20].to_vec();
         frame[ip + 8] -= 1;
-        put(frame, ip + 12, &octets(from.ip()));
-        put(frame, ip + 16, &octets(to.ip()));
+        put(frame, ip + 12, &octets(from));
+        put(frame, ip + 16, &octets(to));
         // Less the checksum itself.
         let covered = |bytes: &[u8]| [&bytes[..2], &bytes[4..]].concat();
         let sum = updated(
@@ -421,15 +666,46 @@ fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketA
         put(frame, ip + 10, &sum.to_be_bytes());
     } else {
         frame[ip + 7] -= 1;
-        put(frame, ip + 8, &octets(from.ip()));
-        put(frame, ip + 24, &octets(to.ip()));
+        put(frame, ip + 8, &octets(from));
+        put(frame, ip + 24, &octets(to));
     }
-    Ok(())
+}
+
+/// Another identification: of IPv6 where its fragment header is.
+fn identify(frame: &mut [u8], header: usize, id: u32) {
+    if header > 0 {
+        put(frame, header + 4, &id.to_be_bytes());
+        return;
+    }
+    let (old, new) = (frame[ETHERNET + 4..ETHERNET + 6].to_vec(), id.to_be_bytes());
+    let sum = updated(number(frame, ETHERNET + 10), &old, &new[2..]);
+    put(frame, ETHERNET + 4, &new[2..]);
+    put(frame, ETHERNET + 10, &sum.to_be_bytes());
+}
+
+/// What the sender of a packet that does not fit is told.
+fn told(frame: &[u8]) -> Vec<u8> {
+    let headers = headers(frame).expect("what does not fit was read");
+    let mac = |at: usize| <[u8; 6]>::try_from(&frame[at..at + 6]).unwrap();
+    let v4 = headers.src.is_ipv4();
+    Icmp {
+        src_mac: mac(0),
+        dst_mac: mac(6),
+        from: headers.dst,
+        to: headers.src,
+        ttl: 64,
+        tos: if v4 { 0xc0 } else { 0 },
+        kind: if v4 { 3 } else { 2 },
+        code: if v4 { 4 } else { 0 },
+        word: u32::try_from(MTU).unwrap().to_be_bytes(),
+        body: frame[ETHERNET..ETHERNET + if v4 { 544 } else { 1232 }].to_vec(),
+    }
+    .bytes()
 }
 
 /// A refusal as the protocol allows: TCP is answered, unless with RST to RST.
 fn refuse(reason: DropReason, packet: &Parsed) -> Left {
-    if packet.key.protocol == TCP && packet.flags & RST == 0 {
+    if packet.key.protocol == TCP && packet.flags & RST == 0 && !packet.piece.is_fragment() {
         Left::Refused(reason)
     } else {
         Left::Dropped(reason)
@@ -438,7 +714,8 @@ fn refuse(reason: DropReason, packet: &Parsed) -> Left {
 
 /// The RST that answers a segment.
 fn reset(frame: &[u8]) -> Vec<u8> {
-    let packet = parse(frame).expect("what is refused was read");
+    let packet = headers(frame).and_then(|headers| parse(frame, &headers));
+    let packet = packet.expect("what is refused was read");
     let header = usize::from(frame[packet.l4 + 12] >> 4) * 4;
     let payload = (ETHERNET + packet.length).saturating_sub(packet.l4 + header);
     let mac = |at: usize| <[u8; 6]>::try_from(&frame[at..at + 6]).unwrap();

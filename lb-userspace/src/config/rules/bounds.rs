@@ -12,6 +12,8 @@ pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
 pub(in crate::config) const SERVICE_PORTS: RangeInclusive<u32> = 1..=1 << 20;
 /// Backends of all services.
 pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=65_536;
+/// ICMP messages that a CPU may send in a second.
+pub(in crate::config) const ICMP_PER_SECOND: RangeInclusive<u32> = 0..=1_000_000;
 /// Share of new flows.
 pub(in crate::config) const WEIGHT: RangeInclusive<u16> = 0..=256;
 /// Tiers.

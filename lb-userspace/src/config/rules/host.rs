@@ -103,6 +103,12 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     within("limits.backends", &limits.backends, &bounds::BACKENDS, problems);
     let new_flows = &limits.new_flows_per_core;
     within("limits.new-flows-per-core", new_flows, &bounds::NEW_FLOWS, problems);
+    within(
+        "limits.icmp-per-second",
+        &limits.icmp_per_second,
+        &bounds::ICMP_PER_SECOND,
+        problems,
+    );
 }
 
 fn source_ports(full_nat: &FullNat, problems: &mut Vec<Problem>) {
