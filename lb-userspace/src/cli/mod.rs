@@ -153,7 +153,7 @@ pub enum Command {
     Detach(detach::DetachArgs),
     /// Show, count or end flows
     Flows(flows::FlowsArgs),
-    /// Send load to your own installation, and measure what comes of it
+    /// Send load to your own installation, and measure it
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Show the versions of this command and of the daemon
