@@ -29,6 +29,8 @@ use super::{
 pub(crate) const BACKENDS: u8 = 4;
 /// Source addresses, enough for a million flows with the default range of ports.
 const SOURCES: u8 = 16;
+/// Where tunnels of mode `gue` end.
+const GUE_PORT: u16 = 6080;
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// A chain with the packet path on `in` and `out`.
@@ -149,6 +151,7 @@ fn fill(datapath: &mut KernelDatapath, chain: &Chain, mode: Mode) -> Result<()> 
             let address = SocketAddr::new(traffic.backend(n), 8080);
             let backend = Backend {
                 mode,
+                tunnel_port: Be16::new(GUE_PORT),
                 service: service.into(),
                 ..backend(address, traffic.protocol(), SOURCES.into(), link)
             };

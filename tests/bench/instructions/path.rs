@@ -61,6 +61,9 @@ impl Path {
         for way in [
             Way::Balancer(Mode::FULL_NAT),
             Way::Balancer(Mode::NAT),
+            Way::Balancer(Mode::L2_DSR),
+            Way::Balancer(Mode::IPIP),
+            Way::Balancer(Mode::GUE),
             Way::Ipvs,
             Way::Nftables,
         ] {
@@ -117,6 +120,9 @@ impl fmt::Display for Way {
         f.write_str(match self {
             Self::Balancer(Mode::FULL_NAT) => "lb full-nat",
             Self::Balancer(Mode::NAT) => "lb nat",
+            Self::Balancer(Mode::L2_DSR) => "lb l2-dsr",
+            Self::Balancer(Mode::IPIP) => "lb ipip",
+            Self::Balancer(Mode::GUE) => "lb gue",
             Self::Balancer(_) => "lb in another mode",
             Self::Ipvs => "IPVS",
             Self::Nftables => "nftables DNAT",

@@ -23,6 +23,12 @@ pub(super) enum Contender {
     FullNat,
     /// `lb` in mode `nat`.
     Nat,
+    /// `lb` in mode `l2-dsr`.
+    L2Dsr,
+    /// `lb` in mode `ipip`.
+    Ipip,
+    /// `lb` in mode `gue`.
+    Gue,
     /// The kernel's destination NAT.
     Nftables,
     /// The kernel's forwarding.
@@ -31,16 +37,28 @@ pub(super) enum Contender {
 
 impl Contender {
     /// Everyone, in the order of their turns.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::BareTx,
         Self::BareRedirect,
         Self::FullNat,
         Self::Nat,
+        Self::L2Dsr,
+        Self::Ipip,
+        Self::Gue,
         Self::Nftables,
         Self::Routing,
     ];
     /// Those that keep flows, and choose a backend for a new one.
-    pub(super) const BALANCERS: [Self; 3] = [Self::FullNat, Self::Nat, Self::Nftables];
+    pub(super) const BALANCERS: [Self; 6] = [
+        Self::FullNat,
+        Self::Nat,
+        Self::L2Dsr,
+        Self::Ipip,
+        Self::Gue,
+        Self::Nftables,
+    ];
+    /// Those of them that stand in the curves: what differs between modes does not depend on numbers.
+    pub(super) const CURVES: [Self; 4] = [Self::FullNat, Self::L2Dsr, Self::Ipip, Self::Nftables];
 
     /// As the report calls it.
     pub(super) const fn name(self) -> &'static str {
@@ -49,6 +67,9 @@ impl Contender {
             Self::BareRedirect => "bare redirect",
             Self::FullNat => "lb full-nat",
             Self::Nat => "lb nat",
+            Self::L2Dsr => "lb l2-dsr",
+            Self::Ipip => "lb ipip",
+            Self::Gue => "lb gue",
             Self::Nftables => "nftables DNAT",
             Self::Routing => "kernel routing",
         }
@@ -57,8 +78,8 @@ impl Contender {
     /// Its share of the frames: the kernel's own ways take several times as long.
     pub(super) const fn frames(self, frames: u32) -> u32 {
         match self {
-            Self::BareTx | Self::BareRedirect | Self::FullNat | Self::Nat => frames,
             Self::Nftables | Self::Routing => frames / 4,
+            _ => frames,
         }
     }
 
@@ -142,6 +163,9 @@ impl Contestant {
             Contender::BareRedirect => Body::Plain(Box::new(chain.bare("bare_redirect")?)),
             Contender::FullNat => Body::balancer(balancer(chain, Mode::FULL_NAT)?)?,
             Contender::Nat => Body::balancer(balancer(chain, Mode::NAT)?)?,
+            Contender::L2Dsr => Body::balancer(balancer(chain, Mode::L2_DSR)?)?,
+            Contender::Ipip => Body::balancer(balancer(chain, Mode::IPIP)?)?,
+            Contender::Gue => Body::balancer(balancer(chain, Mode::GUE)?)?,
             Contender::Nftables => Body::Plain(Box::new(nftables::forward(chain)?)),
             Contender::Routing => Body::Plain(Box::new(routing::forward(chain)?)),
         };

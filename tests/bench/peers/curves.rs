@@ -82,11 +82,11 @@ impl Vary {
     }
 
     const fn contenders(self) -> &'static [Contender] {
-        use Contender::{BareRedirect, FullNat, Nat, Nftables, Routing};
+        use Contender::{BareRedirect, FullNat, Ipip, L2Dsr, Nftables, Routing};
         match self {
-            Self::Flows | Self::Size => &[BareRedirect, FullNat, Nat, Nftables, Routing],
+            Self::Flows | Self::Size => &[BareRedirect, FullNat, L2Dsr, Ipip, Nftables, Routing],
             // Routing knows neither services nor backends.
-            Self::Services | Self::Backends => &[BareRedirect, FullNat, Nat, Nftables],
+            Self::Services | Self::Backends => &[BareRedirect, FullNat, L2Dsr, Ipip, Nftables],
         }
     }
 
@@ -283,7 +283,7 @@ pub(super) fn opening(vary: Vary, traffic: Traffic, x: u32, effort: Effort, repo
         ..vary.scene(traffic, x)?
     };
     report.section(&format!("New: {}", title(&scene)));
-    for outcome in contest::opening(&scene, &Contender::BALANCERS, effort, report)? {
+    for outcome in contest::opening(&scene, &Contender::CURVES, effort, report)? {
         let name = outcome.contender.name();
         report
             .add(name, Unit::PerSecond, &outcome.rates, None, outcome.void.as_ref())
