@@ -59,9 +59,12 @@ fn extension_headers_are_carried() {
                 forwarded.bytes_with_extensions(chain),
                 "{case:?} {chain:?}"
             );
-            // It belongs to one there is, both ways.
+            // It belongs to one there is, both ways if replies come by.
             let more = lab.run_on(CLIENT_IF, &request.bytes_with_extensions(chain));
             assert_eq!(more.frame, forwarded.bytes_with_extensions(chain));
+            if !case.mode.sees_replies() {
+                continue;
+            }
             let reply = service.reply(&forwarded, SYN | ACK);
             let back = if case.one_arm { CLIENT_IF } else { BACKEND_IF };
             let out = lab.run_on(back, &reply.bytes_with_extensions(chain));

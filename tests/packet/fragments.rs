@@ -77,6 +77,22 @@ fn long(service: &Service, port: u16) -> Packet {
 
 const CUTS: &[usize] = &[1400, 2000, 2960];
 
+/// What leaves of a client's packet that came cut, under an identification: fragments of the forwarded packet, each wrapped
+/// where that is.
+fn cut_on_the_way(forwarded: &Packet, id: u32, cuts: &[usize]) -> Vec<Vec<u8>> {
+    let fragments = cut(&forwarded.clone().with(|p| p.outer = None), id, cuts);
+    match forwarded.outer {
+        Some(outer) => fragments.iter().map(|fragment| outer.around(fragment, 0)).collect(),
+        None => fragments,
+    }
+}
+
+/// The identification of a client's packet as the backend sees it: another one, but where the client's address is kept
+/// with all of the IP header.
+fn id_on_the_way(case: Case, sent: u32, out: &[u8]) -> u32 {
+    if case.mode.sees_replies() { id_of(out) } else { sent }
+}
+
 /// Sends fragments that must be forwarded, and gives what left.
 #[track_caller]
 fn through(lab: &mut Lab, interface: &str, frames: &[Vec<u8>], case: Case) -> Vec<Vec<u8>> {
@@ -112,7 +128,11 @@ fn fragments_go_to_one_backend_and_fit_together() {
         let out = through(&mut lab, CLIENT_IF, &cut(&request, 0xbeef, CUTS), case);
         let (server, source) = flow_of(&mut lab, &service, 4000);
         let forwarded = service.forwarded(&request, server, source);
-        assert_eq!(out, cut(&forwarded, id_of(&out[0]), CUTS), "{case:?}");
+        let id = id_on_the_way(case, 0xbeef, &out[0]);
+        assert_eq!(out, cut_on_the_way(&forwarded, id, CUTS), "{case:?}");
+        if !case.mode.sees_replies() {
+            continue;
+        }
         // Answers as well, with IPv4 options.
         let back = if case.one_arm { CLIENT_IF } else { BACKEND_IF };
         let mut reply = service.reply(&forwarded, SYN | ACK);
@@ -126,10 +146,11 @@ fn fragments_go_to_one_backend_and_fit_together() {
     }
 }
 
+/// Those of one-way modes have the addresses of their senders, and keep their identifications.
 #[test]
 fn fragments_of_several_senders_are_told_apart() {
     let mut lab = Lab::new();
-    for case in Case::two_arms() {
+    for case in Case::both_ways() {
         let service = lab.serve(
             case,
             &Setup {
@@ -157,6 +178,32 @@ fn fragments_of_several_senders_are_told_apart() {
     }
 }
 
+/// Without its tunnel, every fragment that the backend gets is the client's but for the hop, and all go to one backend.
+#[test]
+fn a_cut_datagram_reaches_one_backend_as_it_was_cut() {
+    let mut lab = Lab::new();
+    for case in Case::one_way() {
+        let service = lab.serve(case, &Setup::default());
+        for port in 5000..5008 {
+            let request = long(&service, port);
+            let out = through(&mut lab, CLIENT_IF, &cut(&request, 7, CUTS), case);
+            let sent = request.with(|p| p.ttl -= u8::from(case.tunnel()));
+            for (frame, fragment) in out.iter().zip(cut(&sent, 7, CUTS)) {
+                assert_eq!(frame[..12], out[0][..12], "{case:?}: one backend");
+                assert_eq!(
+                    frame[ETHERNET + case.overhead()..],
+                    fragment[ETHERNET..],
+                    "{case:?}: the client's"
+                );
+            }
+            if case.tunnel() {
+                let ways: Vec<_> = out.iter().map(|frame| service.way_of(frame)).collect();
+                assert!(ways.iter().all(|way| *way == ways[0]), "{case:?}: one tunnel");
+            }
+        }
+    }
+}
+
 #[test]
 fn later_fragments_may_come_in_any_order() {
     let mut lab = Lab::new();
@@ -168,7 +215,8 @@ fn later_fragments_may_come_in_any_order() {
             let frames: Vec<_> = order.iter().map(|n| frames[*n].clone()).collect();
             let out = through(&mut lab, CLIENT_IF, &frames, case);
             let (server, source) = flow_of(&mut lab, &service, port);
-            let expected = cut(&service.forwarded(&request, server, source), id_of(&out[0]), CUTS);
+            let id = id_on_the_way(case, port.into(), &out[0]);
+            let expected = cut_on_the_way(&service.forwarded(&request, server, source), id, CUTS);
             let expected: Vec<_> = order.iter().map(|n| expected[*n].clone()).collect();
             assert_eq!(out, expected, "{case:?}: {order:?}");
         }
@@ -342,7 +390,7 @@ fn atomic_fragments_are_whole_packets() {
         let (server, source) = flow_of(&mut lab, &service, 4000);
         assert_eq!(
             out,
-            cut(&service.forwarded(&request, server, source), 99, &[]),
+            cut_on_the_way(&service.forwarded(&request, server, source), 99, &[]),
             "{case:?}"
         );
     }

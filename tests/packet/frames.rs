@@ -152,7 +152,7 @@ impl Packet {
 
     /// An IPv6 frame with extension headers before TCP or UDP: (number, bytes from the second on) each.
     pub(crate) fn bytes_with_extensions(&self, extensions: &[(u8, &[u8])]) -> Vec<u8> {
-        let plain = self.bytes();
+        let plain = self.plain_bytes();
         let mut inserted = Vec::new();
         for (i, (_, rest)) in extensions.iter().enumerate() {
             inserted.push(extensions.get(i + 1).map_or(self.protocol().0, |next| next.0));
@@ -165,7 +165,10 @@ impl Packet {
         frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
         frame.extend_from_slice(&inserted);
         frame.extend_from_slice(&plain[ETHERNET + 40..]);
-        frame
+        match &self.outer {
+            Some(outer) => outer.around(&frame, self.trailer.len()),
+            None => frame,
+        }
     }
 
     fn protocol(&self) -> IpNumber {
@@ -323,7 +326,7 @@ impl Packet {
 
 impl Outer {
     /// A frame wrapped, whose last `trailer` bytes are behind its IP packet.
-    fn around(&self, frame: &[u8], trailer: usize) -> Vec<u8> {
+    pub(crate) fn around(&self, frame: &[u8], trailer: usize) -> Vec<u8> {
         let (ethernet, packet) = frame.split_at(ETHERNET);
         let inner = packet.len() - trailer;
         let number = match (self.udp, packet[0] >> 4) {

@@ -95,6 +95,11 @@ pub(crate) fn namespace() -> BTreeMap<&'static str, u32> {
         .into()
 }
 
+/// Another MTU for an interface of this thread's namespace.
+pub(crate) fn set_mtu(name: &str, mtu: u32) {
+    ip(&format!("link set {name} mtu {mtu}\n"));
+}
+
 /// Runs lines of `ip` in one process.
 fn ip(lines: &str) {
     let mut child = Command::new("ip")

@@ -12,7 +12,7 @@ use lb_common::{
 use lb_userspace::model::Protocol;
 
 use crate::{
-    frames::{ACK, ETHERNET, L4, Mac, Packet, SYN, UdpChecksum},
+    frames::{ACK, ETHERNET, L4, Mac, Outer, Packet, SYN, UdpChecksum},
     lab::{BACKEND_IF, CLIENT_IF, Case, Family, Lab, Server, Service, Setup, Verdict},
     service::{BACK_MAC, CLIENT_MAC, FRONT_MAC},
 };
@@ -32,6 +32,8 @@ pub(crate) struct Icmp {
     /// The second word of the header.
     pub(crate) word: [u8; 4],
     pub(crate) body: Vec<u8>,
+    /// What it is wrapped in.
+    pub(crate) outer: Option<Outer>,
 }
 
 impl Icmp {
@@ -89,7 +91,11 @@ impl Icmp {
             mixed => panic!("{mixed:?} are of two families"),
         };
         ip.extend_from_slice(&self.body);
-        [&self.dst_mac[..], &self.src_mac, &ethertype, &ip].concat()
+        let frame = [&self.dst_mac[..], &self.src_mac, &ethertype, &ip].concat();
+        match &self.outer {
+            Some(outer) => outer.around(&frame, 0),
+            None => frame,
+        }
     }
 }
 
@@ -112,6 +118,11 @@ fn errors(family: Family) -> Vec<(u8, u8, [u8; 4])> {
     }
 }
 
+/// What the tunnel of a forwarded packet puts around another packet of its flow.
+fn outer_of(forwarded: &Packet, tos: u8) -> Option<Outer> {
+    forwarded.outer.map(|outer| Outer { tos, ..outer })
+}
+
 /// The IP packet of a frame, as a router saw it that took off a hop or more, cut to so many bytes.
 fn quote(packet: &Packet, length: usize) -> Vec<u8> {
     let mut quoted = packet.bytes()[ETHERNET..].to_vec();
@@ -119,7 +130,7 @@ fn quote(packet: &Packet, length: usize) -> Vec<u8> {
     quoted
 }
 
-/// A flow with both its packets as each side knows them.
+/// A flow with both its packets as each side knows them. A reply that does not come by is the same on both sides.
 struct Conversation {
     service: Service,
     server: Server,
@@ -137,12 +148,23 @@ impl Conversation {
         let service = lab.serve(case, &Setup::default());
         let body: Vec<u8> = (0..payload).map(|n| (n * 7) as u8).collect();
         let sent = service.request(4000).payload(&body);
-        let (server, source) = lab.forward(&service, &sent);
+        Self::of(lab, &service, sent)
+    }
+
+    /// The conversation that a packet begins.
+    fn of(lab: &mut Lab, service: &Service, sent: Packet) -> Self {
+        let (server, source) = lab.forward(service, &sent);
         let forwarded = service.forwarded(&sent, server, source);
-        let reply = service.reply(&forwarded, SYN | ACK).payload(&body);
-        let answered = service.answered(&reply, &sent);
+        let (reply, answered) = if service.case.mode.sees_replies() {
+            let reply = service.reply(&forwarded, SYN | ACK).payload(&sent.payload);
+            let answered = service.answered(&reply, &sent);
+            (reply, answered)
+        } else {
+            let reply = service.reply(&sent, SYN | ACK).payload(&sent.payload);
+            (reply.clone(), reply)
+        };
         Self {
-            service,
+            service: service.clone(),
             server,
             source,
             sent,
@@ -171,7 +193,20 @@ impl Conversation {
             code,
             word,
             body: quote(&self.answered.clone().with(|p| p.ttl = 5), length),
+            outer: None,
         };
+        if !case.mode.sees_replies() {
+            // As any packet of the flow, with nothing changed within.
+            let outer = outer_of(&self.forwarded, comes.tos);
+            let goes = Icmp {
+                src_mac: BACK_MAC,
+                dst_mac: self.server.mac,
+                ttl: if outer.is_some() { 59 } else { 60 },
+                outer,
+                ..comes.clone()
+            };
+            return (comes, goes);
+        }
         let goes = Icmp {
             src_mac: BACK_MAC,
             dst_mac: self.server.mac,
@@ -202,6 +237,7 @@ impl Conversation {
             code,
             word,
             body: quote(&self.forwarded.clone().with(|p| p.ttl = 5), length),
+            outer: None,
         };
         let goes = Icmp {
             src_mac: FRONT_MAC,
@@ -215,16 +251,19 @@ impl Conversation {
         (comes, goes)
     }
 
-    /// Both.
-    fn both(&self, error: (u8, u8, [u8; 4]), length: usize) -> [(&'static str, Icmp, Icmp); 2] {
+    /// Both, by the interfaces that they come in on. Where replies do not come by, neither do errors from the backends' side.
+    fn both(&self, error: (u8, u8, [u8; 4]), length: usize) -> Vec<(&'static str, Icmp, Icmp)> {
         let (a, b) = self.towards_backend(error, length);
+        if !self.service.case.mode.sees_replies() {
+            return vec![(CLIENT_IF, a, b)];
+        }
         let (c, d) = self.towards_client(error, length);
         let back = if self.service.case.one_arm {
             CLIENT_IF
         } else {
             BACKEND_IF
         };
-        [(CLIENT_IF, a, b), (back, c, d)]
+        vec![(CLIENT_IF, a, b), (back, c, d)]
     }
 }
 
@@ -259,6 +298,42 @@ fn errors_reach_the_other_end_about_its_own_packet() {
     }
 }
 
+/// Path MTU discovery and "port unreachable" of a backend whose replies go straight to the client: what the router wrote
+/// is what the backend reads.
+#[test]
+fn errors_about_replies_that_do_not_come_by_reach_the_backend_as_they_came() {
+    let mut lab = Lab::new();
+    for case in Case::one_way() {
+        let talk = Conversation::new(&mut lab, case, 1000);
+        for error in errors(case.family) {
+            let before = lab.counters(talk.server);
+            let (comes, _) = talk.towards_backend(error, 528);
+            let frame = comes.bytes();
+            let out = lab.run_on(CLIENT_IF, &frame);
+            assert_eq!(out.verdict, Verdict::Redirect, "{case:?} {:?}", lab.reasons());
+            assert_eq!(out.frame[..6], talk.server.mac, "{case:?}");
+            let came = Icmp {
+                ttl: if case.tunnel() { comes.ttl - 1 } else { comes.ttl },
+                ..comes
+            };
+            assert_eq!(
+                out.frame[ETHERNET + case.overhead()..],
+                came.bytes()[ETHERNET..],
+                "{case:?}, {error:?}"
+            );
+            if case.tunnel() {
+                let (server, source) = talk.service.way_of(&out.frame);
+                assert_eq!(
+                    (server, source),
+                    (talk.server, talk.source),
+                    "the tunnel of the flow: {case:?}"
+                );
+            }
+            assert_eq!(lab.counters(talk.server).packets_in, before.packets_in + 1, "{case:?}");
+        }
+    }
+}
+
 #[track_caller]
 pub(crate) fn assert_same(frame: &[u8], expected: &Icmp, what: &str) {
     let bytes = expected.bytes();
@@ -282,20 +357,7 @@ fn checksums_hold_for_many_errors() {
         );
         for port in (1..60_000).step_by(397) {
             let sent = service.request(port).payload(&port.wrapping_mul(31_321).to_be_bytes());
-            let (server, source) = lab.forward(&service, &sent);
-            let forwarded = service.forwarded(&sent, server, source);
-            let reply = service.reply(&forwarded, SYN | ACK);
-            let answered = service.answered(&reply, &sent);
-            let service = service.clone();
-            let talk = Conversation {
-                service,
-                server,
-                source,
-                sent,
-                forwarded,
-                reply,
-                answered,
-            };
+            let talk = Conversation::of(&mut lab, &service, sent);
             for (interface, comes, goes) in talk.both(errors(case.family)[0], 60) {
                 let out = lab.run_on(interface, &comes.bytes());
                 assert_eq!(out.verdict, Verdict::Redirect);
@@ -489,8 +551,14 @@ fn errors_with_no_hop_left_are_the_kernels() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
         let talk = Conversation::new(&mut lab, case, 100);
-        for (interface, mut comes, _) in talk.both(errors(case.family)[0], 100) {
+        for (interface, mut comes, mut goes) in talk.both(errors(case.family)[0], 100) {
             comes.ttl = 1;
+            if case.mode == Mode::L2_DSR {
+                // It makes no hop.
+                goes.ttl = 1;
+                assert_same(&lab.run_on(interface, &comes.bytes()).frame, &goes, "the last hop");
+                continue;
+            }
             untouched(&mut lab, interface, &comes.bytes(), PassReason::TtlExpired);
         }
     }
@@ -535,6 +603,7 @@ fn echo_requests_are_the_kernels_unless_it_may_not_have_the_vip() {
             code: 0,
             word: [0x12, 0x34, 0, 1],
             body: (0..200).collect(),
+            outer: None,
         };
         lab.untouched(&request.bytes(), PassReason::NotTcpOrUdp);
         lab.datapath.answer_echo(service.vip.ip(), true).unwrap();
@@ -582,6 +651,7 @@ fn echo_replies_are_limited() {
         code: 0,
         word: [0; 4],
         body: vec![1; 8],
+        outer: None,
     };
     let verdicts: Vec<_> = (0..50)
         .map(|_| lab.run_on(CLIENT_IF, &request.bytes()).verdict)
@@ -595,14 +665,16 @@ fn echo_replies_are_limited() {
 fn what_does_not_fit_is_answered() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
+        let service = lab.serve(
+            case,
+            &Setup {
+                backends: 1,
+                ..Setup::default()
+            },
+        );
         for (mtu, quoted_v4, quoted_v6) in [(1000, 544, 512), (1300, 544, 1232), (600, 544, 512)] {
-            let service = lab.serve(
-                case,
-                &Setup {
-                    mtu,
-                    ..Setup::default()
-                },
-            );
+            lab.change(service.servers[0], |backend| backend.mtu = mtu);
+            let fits = mtu - u32::try_from(case.overhead()).unwrap();
             let body: Vec<u8> = (0..1350usize).map(|n| (n * 13) as u8).collect();
             let keep = if mtu == 1300 { 1350 } else { 1050 };
             for dont_fragment in [true, false] {
@@ -627,8 +699,9 @@ fn what_does_not_fit_is_answered() {
                     tos: if case.family == Family::V4 { 0xc0 } else { 0 },
                     kind,
                     code,
-                    word: mtu.to_be_bytes(),
+                    word: fits.to_be_bytes(),
                     body: quote(&request, length),
+                    outer: None,
                 };
                 assert_same(&out.frame, &answer, &format!("{case:?} {mtu}"));
                 assert!(out.frame.len() - ETHERNET <= if case.family == Family::V4 { 576 } else { 1280 });
@@ -641,7 +714,7 @@ fn what_does_not_fit_is_answered() {
 #[test]
 fn answers_that_do_not_fit_are_answered() {
     let mut lab = Lab::new();
-    for case in Case::two_arms() {
+    for case in Case::both_ways() {
         let talk = Conversation::new(&mut lab, case, 100);
         let fill = |size: usize| {
             let empty = talk.reply.clone().payload(b"").bytes().len() - ETHERNET;
@@ -668,6 +741,7 @@ fn answers_that_do_not_fit_are_answered() {
             code: if v4 { 4 } else { 0 },
             word: 1500u32.to_be_bytes(),
             body: quote(&reply, if v4 { 544 } else { 1232 }),
+            outer: None,
         };
         assert_same(&out.frame, &answer, &format!("{case:?}"));
     }

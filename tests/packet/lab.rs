@@ -90,6 +90,12 @@ impl Lab {
         self.interfaces[name]
     }
 
+    /// Another MTU than 1500 for an interface.
+    pub(crate) fn set_mtu(&self, name: &str, mtu: u32) {
+        debug_assert!(self.interfaces.contains_key(name));
+        ground::set_mtu(name, mtu);
+    }
+
     /// A new service with equal backends.
     pub(crate) fn serve(&mut self, case: Case, setup: &Setup) -> Service {
         let index = self.services;

@@ -121,6 +121,7 @@ const ROWS: &[Row] = &[
                     code: 1,
                     word: [0; 4],
                     body: request.bytes()[14..].to_vec(),
+                    outer: None,
                 }
                 .bytes(),
             )

@@ -699,6 +699,7 @@ fn told(frame: &[u8]) -> Vec<u8> {
         code: if v4 { 4 } else { 0 },
         word: u32::try_from(MTU).unwrap().to_be_bytes(),
         body: frame[ETHERNET..ETHERNET + if v4 { 544 } else { 1232 }].to_vec(),
+        outer: None,
     }
     .bytes()
 }
