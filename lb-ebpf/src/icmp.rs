@@ -32,9 +32,19 @@ pub fn receive<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let head: Window<HEADER> = frame.window(ip.l4).ok_or(MALFORMED)?;
     let [kind, _code] = head.read::<u16, 0>().to_ne_bytes();
     match F::message(kind) {
-        Message::Error => error::<F>(frame, ip),
+        Message::Error => error::<F>(frame, ip).map_err(silently),
         Message::EchoRequest => echo::<F>(frame, ip),
         Message::Other => Err(Exit::Pass(PassReason::NotTcpOrUdp)),
+    }
+}
+
+/// An error that does not fit the way on is dropped: none is sent about an error (RFC 1122, section 3.2.2; RFC 4443,
+/// section 2.4).
+#[inline(always)]
+fn silently(exit: Exit) -> Exit {
+    match exit {
+        Exit::TooBig(_) => Exit::Drop(DropReason::ExceedsMtu),
+        other => other,
     }
 }
 

@@ -564,6 +564,23 @@ fn errors_with_no_hop_left_are_the_kernels() {
     }
 }
 
+/// None is told about an error, however large it is: two that did not fit could keep each other busy.
+#[test]
+fn errors_that_do_not_fit_are_dropped_in_silence() {
+    let mut lab = Lab::new();
+    for case in Case::two_arms() {
+        let talk = Conversation::new(&mut lab, case, 600);
+        lab.change(talk.server, |backend| backend.mtu = 500);
+        for error in errors(case.family) {
+            let (comes, _) = talk.towards_backend(error, 480);
+            let before = lab.dropped(DropReason::ExceedsMtu);
+            let out = lab.run_on(CLIENT_IF, &comes.bytes());
+            assert_eq!(out.verdict, Verdict::Drop, "{case:?}, {error:?} {:?}", lab.reasons());
+            assert_eq!(lab.dropped(DropReason::ExceedsMtu), before + 1, "{case:?}");
+        }
+    }
+}
+
 #[test]
 fn errors_in_fragments_are_the_kernels() {
     let mut lab = Lab::new();
