@@ -15,7 +15,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 3] = ["lb_open", "lb_odd", "lb_too_big"];
+pub const STAGES: [&str; 5] = ["lb_open", "lb_odd", "lb_too_big", "lb_new", "lb_take_up"];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.
 pub const SLOTS_PER_PAGE: u32 = 64;
@@ -81,9 +81,11 @@ pub struct Flow<A> {
     pub phase: Phase,
     /// Which way this entry's packets go.
     pub direction: Direction,
+    /// 1: it is that of the replies to one datagram, and the other direction has no entry.
+    pub alone: u8,
     /// Zero. With the kernel's 48 bytes before the key, an IPv4 entry fills two cache lines and so shares none: at 100,000
     /// flows that saves a tenth of a packet's time.
-    pub pad: [u8; 10],
+    pub pad: [u8; 9],
     /// While the flow opens, see [`crate::flow::Opening::answer`].
     pub answer: u32,
 }
@@ -258,6 +260,13 @@ impl Rule {
     /// As [`Rule::LEAST_CONN`], of two that chance picks.
     pub const LEAST_CONN_OF_TWO: Self = Self(4);
 
+    /// Whether its slots name every backend once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_load(self) -> bool {
+        matches!(self, Self::LEAST_CONN | Self::LEAST_CONN_OF_TWO)
+    }
+
     /// Whether the packet alone decides, so that every packet of a flow finds the same slot.
     #[inline(always)]
     #[must_use]
@@ -333,6 +342,47 @@ pub struct Cursor {
     pub pad: [u64; 7],
 }
 
+/// How many active flows a backend has, alone on its cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Active {
+    /// Flows; below zero for a moment, when more ended than the last correction knew of.
+    pub flows: i64,
+    /// Zero.
+    pub pad: [u64; 7],
+}
+
+impl Active {
+    /// So many flows.
+    #[must_use]
+    pub const fn new(flows: u32) -> Self {
+        Self {
+            flows: flows as i64,
+            pad: [0; 7],
+        }
+    }
+}
+
+/// A client of a service that keeps clients with their backend.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct AffinityKey<A> {
+    /// The client's address.
+    pub client: A,
+    /// Index of the service.
+    pub service: u32,
+}
+
+/// Where a client stays.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Affinity {
+    /// Index of the backend.
+    pub backend: u32,
+    /// Until when, if it opens no other flow.
+    pub expires: Tick,
+}
+
 /// A backend of one service, written so that packets see a change whole or not at all.
 ///
 /// The writer fills the side that is not live, then writes again with `live` turned: between the two writes packets
@@ -403,7 +453,7 @@ pub struct Backend {
     pub timeouts: Timeouts,
     /// How many active flows it takes; 0: any number.
     pub limit: u32,
-    /// Its share of new flows now; 0: none.
+    /// Its weight, for services that compare loads; elsewhere the schedule has it in it, and this is 0.
     pub weight: u16,
     /// UDP port that tunnelled packets go to, in mode `gue`.
     pub tunnel_port: Be16,
@@ -417,8 +467,10 @@ pub struct Backend {
     pub protocol: u8,
     /// IP version, 4 or 6; 0 in an entry that was never used.
     pub family: u8,
+    /// 1: it takes new flows now. Kept for services with affinity alone; elsewhere the schedule says so.
+    pub takes_new: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 impl Backend {
@@ -589,6 +641,10 @@ const _: () = {
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
     assert!(size_of::<Datagram>() == 16);
+    assert!(size_of::<Active>() == 64);
+    assert!(size_of::<AffinityKey<Addr4>>() == 8);
+    assert!(size_of::<AffinityKey<Addr6>>() == 20);
+    assert!(size_of::<Affinity>() == 8);
 };
 
 #[cfg(feature = "user")]
@@ -596,8 +652,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya asks for its marker trait on what maps hold")]
 
     use super::{
-        BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Previous, Rotation, Service,
-        ServiceKey, SlotPage, VipFlags,
+        Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey,
+        Previous, Rotation, Service, ServiceKey, SlotPage, VipFlags,
     };
     use crate::net::{Addr4, Addr6};
 
@@ -623,6 +679,10 @@ mod pod {
         Previous,
         SlotPage,
         Cursor,
+        Active,
+        Affinity,
+        AffinityKey<Addr4>,
+        AffinityKey<Addr6>,
         BackendEntry,
         BackendStats,
         FragmentKey<Addr4>,

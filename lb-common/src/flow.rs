@@ -140,6 +140,13 @@ impl Phase {
         matches!(self, Self::SYN_SEEN | Self::SYN_ANSWERED | Self::UDP_NEW)
     }
 
+    /// The phase of a flow that is taken up by a segment in the middle of its connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn taken_up(flags: TcpFlags) -> Self {
+        Self::ESTABLISHED.after(Direction::TO_BACKEND, flags)
+    }
+
     /// The phase of an established flow after a segment.
     #[inline(always)]
     #[must_use]

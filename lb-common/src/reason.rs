@@ -90,6 +90,9 @@ reasons! {
         FragmentTiny = "fragment-tiny",
         /// No ICMP was sent about a packet, or no echo request answered, because `limits.icmp-per-second` was reached.
         IcmpRateLimited = "icmp-rate-limited",
+        /// Every backend that may take a new flow has as many as `max-connections` allows, in the tier that serves and in
+        /// the next one; TCP is answered with RST.
+        BackendsFull = "backends-full",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Schedules: the order in which a service's backends take new flows.
 //!
-//! A schedule is a sequence of backends in the slot arena; round-robin walks it with one atomic cursor per service.
+//! A schedule is a sequence of backends in the slot arena. Round-robin walks it with one atomic cursor per service, hashes
+//! point into it, and for the fewest connections every backend stands in it once.
 
 use crate::net::{AnyAddr, Be16};
 
@@ -17,19 +18,68 @@ pub const fn round_robin(ticket: u64, len: u32) -> u32 {
     }
 }
 
-/// Which slot of a schedule of `len` slots a packet takes by its addresses and ports alone. Any will do that does not depend on
-/// the order of arrival; the VIP need not count, since a schedule is a service's.
+/// Which slot of a table of `len` slots a hash takes. The caller sees to it that `len` is not zero.
 #[inline(always)]
 #[must_use]
-pub const fn by_hash(client: AnyAddr, client_port: Be16, port: Be16, len: u32) -> u32 {
-    // Fibonacci hashing, once for each word, so that neighbouring clients come to different slots.
-    const fn mix(hash: u32, word: u32) -> u32 {
-        (hash ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15)
+pub const fn by_hash(hash: u32, len: u32) -> u32 {
+    match hash.checked_rem(len) {
+        Some(slot) => slot,
+        None => 0,
     }
-    let [a, b, c, d] = client;
-    let ports = (client_port.get() as u32) << 16 | port.get() as u32;
-    let hash = mix(mix(mix(mix(mix(ports, a), b), c), d), 0);
-    ((hash as u64 * len as u64) >> 32) as u32
+}
+
+/// The slot that lies `steps` behind another one, around the end. The caller sees to it that `len` is not zero.
+#[inline(always)]
+#[must_use]
+pub const fn behind(slot: u32, steps: u32, len: u32) -> u32 {
+    by_hash(slot.wrapping_add(steps), len)
+}
+
+/// How many slots are looked at for a backend that is not full, from the one whose turn it is on.
+pub const ATTEMPTS: u32 = 16;
+
+/// How many backends are compared for the fewest connections; where there are more, chance picks two of them.
+pub const COMPARED: u32 = 64;
+
+/// Two different slots of `len`, or the same one twice where there is only one, out of two random numbers.
+///
+/// Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001: the lighter of two that chance picks is
+/// nearly as good as the lightest of all, and need not be looked for.
+#[inline(always)]
+#[must_use]
+pub const fn two_of(random: [u32; 2], len: u32) -> [u32; 2] {
+    let [one, other] = random;
+    let first = by_hash(one, len);
+    let distance = match other.checked_rem(len.saturating_sub(1)) {
+        Some(steps) => steps + 1,
+        None => 0,
+    };
+    [first, behind(first, distance, len)]
+}
+
+/// How much a backend has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Its active flows.
+    pub active: u32,
+    /// Its share of the work; 0 counts as 1.
+    pub weight: u16,
+}
+
+impl Load {
+    /// Whether a new flow here would leave less for its weight than one there: `(active + 1) / weight`, compared without
+    /// division.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_lighter_than(self, other: Self) -> bool {
+        self.times(other.weight) < other.times(self.weight)
+    }
+
+    #[inline(always)]
+    const fn times(self, weight: u16) -> u64 {
+        let weight = if weight == 0 { 1 } else { weight };
+        (self.active as u64 + 1) * weight as u64
+    }
 }
 
 /// How many source-port cursors there are.
@@ -116,16 +166,6 @@ mod tests {
     }
 
     #[test]
-    fn hashes_spread_over_the_slots() {
-        let mut slots = [0u32; 7];
-        for (host, port) in (0..100u32).flat_map(|host| (0..100).map(move |port| (host, port))) {
-            let client = [(0x0a00_0000 + host).to_be(), 0, 0, 0];
-            slots[by_hash(client, Be16::new(40_000 + port), Be16::new(80), 7) as usize] += 1;
-        }
-        assert!(slots.iter().all(|n| (1200..1700).contains(n)), "{slots:?}");
-    }
-
-    #[test]
     fn nginx_example() {
         assert_eq!(order(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
     }
@@ -178,6 +218,23 @@ mod tests {
                     prop_assert!((*count as f64 - fair).abs() < weights.len() as f64);
                 }
             }
+        }
+
+        #[test]
+        fn chance_picks_two_different_slots(random: [u32; 2], len in 1u32..100_000) {
+            let [a, b] = two_of(random, len);
+            prop_assert!(a < len && b < len);
+            prop_assert_eq!(a == b, len == 1);
+        }
+
+        #[test]
+        fn the_lighter_backend_is_that_of_the_smaller_quotient(
+            a in (0u32..1000, 1u16..=256), b in (0u32..1000, 1u16..=256),
+        ) {
+            let load = |(active, weight)| Load { active, weight };
+            let quotient = |(active, weight): (u32, u16)| f64::from(active + 1) / f64::from(weight);
+            let expected = quotient(a) < quotient(b) && (a.0 + 1) * u32::from(b.1) != (b.0 + 1) * u32::from(a.1);
+            prop_assert_eq!(load(a).is_lighter_than(load(b)), expected);
         }
 
         #[test]

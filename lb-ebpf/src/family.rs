@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6, so that every stage is written once.
 
 use lb_common::{
-    abi::{FlowKey, Link, Service, ServiceKey, VipFlags},
+    abi::{Affinity, AffinityKey, FlowKey, Link, Service, ServiceKey, VipFlags},
     encap::Outer,
     fragment::Piece,
     icmp::{self, Message},
@@ -75,6 +75,10 @@ pub trait Family: Sized + 'static {
     fn vip(address: &Self::Addr) -> Option<VipFlags>;
     /// What is known of packets by their first fragments.
     fn fragments() -> Fragments<Self::Addr>;
+    /// Where one of its clients stays.
+    fn affinity(key: &AffinityKey<Self::Addr>) -> Option<&'static mut Affinity>;
+    /// Takes note of where one of its clients stays.
+    fn set_affinity(key: &AffinityKey<Self::Addr>, affinity: &Affinity);
 }
 
 /// IPv4.
@@ -177,6 +181,16 @@ impl Family for V4 {
     fn fragments() -> Fragments<Addr4> {
         maps::fragments_v4()
     }
+
+    #[inline(always)]
+    fn affinity(key: &AffinityKey<Addr4>) -> Option<&'static mut Affinity> {
+        maps::affinity_v4(key)
+    }
+
+    #[inline(always)]
+    fn set_affinity(key: &AffinityKey<Addr4>, affinity: &Affinity) {
+        maps::set_affinity_v4(key, affinity);
+    }
 }
 
 impl Family for V6 {
@@ -274,6 +288,16 @@ impl Family for V6 {
     #[inline(always)]
     fn fragments() -> Fragments<Addr6> {
         maps::fragments_v6()
+    }
+
+    #[inline(always)]
+    fn affinity(key: &AffinityKey<Addr6>) -> Option<&'static mut Affinity> {
+        maps::affinity_v6(key)
+    }
+
+    #[inline(always)]
+    fn set_affinity(key: &AffinityKey<Addr6>, affinity: &Affinity) {
+        maps::set_affinity_v6(key, affinity);
     }
 }
 

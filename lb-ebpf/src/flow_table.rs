@@ -9,7 +9,7 @@
 //! proves real ([`crate::half_open`]). What forged packets make can so push out other half-open flows only.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, Link, Mode, OnDown},
+    abi::{Backend, BackendState, Flow, Link, Mode, OnDown, Service, ServiceFlags},
     flow::{Direction, Phase, Tick, refresh_due},
     net::{Address, Be16, TCP},
     reason::DropReason,
@@ -161,7 +161,7 @@ pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, mode: Mo
     if flow.phase == Phase::CLOSING && before != Phase::CLOSING {
         stats::count_closed(flow.backend);
     }
-    if !mode.sees_replies() {
+    if flow.alone != 0 || !mode.sees_replies() {
         return true;
     }
     let twin_key = flow.rewrite.reply_key(key.protocol());
@@ -225,14 +225,27 @@ pub fn keep_claim<F: Family, T: Table>(key: &Key<F>, claimed: &Key<F>, now: Tick
     false
 }
 
-/// Makes the entries of a new flow to the chosen backend.
+/// Makes the entries of a new flow to the chosen backend: of a datagram that is scheduled by itself that of the replies
+/// alone, if they come this way.
 #[inline(always)]
-pub fn open<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) -> Result<Found<F>, Exit> {
+pub fn open<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    service: Service,
+    index: u32,
+    now: Tick,
+) -> Result<Found<F>, Exit> {
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
     describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
+    let alone = packet.key.protocol() != TCP && service.flags.any(ServiceFlags::ONE_PACKET);
+    new.flow.alone = u8::from(alone);
     if backend.mode.sees_replies() {
         claim::<F>(&packet.key, backend, now, new)?;
+    }
+    if new.flow.alone != 0 {
+        stats::count_datagram(index);
+        return Ok((&mut new.flow, backend));
     }
     settle::<F>(&packet.key, backend.mode, now, new)?;
     // A packet that came at the same time on another CPU may have opened the flow, to another backend.
@@ -269,6 +282,7 @@ pub fn describe<F: Family>(
     flow.opened = now;
     flow.phase = phase;
     flow.direction = Direction::TO_BACKEND;
+    flow.alone = 0;
     flow.answer = 0;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::{
     Exit,
     family::{Family, Key},
     flow_table::{self, Established, Found, HalfOpen},
-    maps::NewFlow,
+    maps::{self, NewFlow},
     packet::{Frame, Window},
     parse::Packet,
     stats,
@@ -30,6 +30,11 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
     let Some((flow, backend)) = flow_table::look_up::<F, HalfOpen>(packet, now)? else {
         return Ok(None);
     };
+    if flow.alone != 0 {
+        // Replies to one datagram prove nothing, and there is no twin.
+        flow.expires = now.plus(backend.timeouts.of(flow.phase));
+        return Ok(Some((flow, backend)));
+    }
     let before = Opening {
         phase: flow.phase,
         answer: flow.answer,
@@ -66,6 +71,21 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         // No room among the established ones: it goes on here.
         Err(_) => Ok(Some((flow, backend))),
     }
+}
+
+/// Makes the entries of a flow that a packet in its middle is of, among the established ones.
+#[inline(always)]
+pub fn take_up<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tick) -> Result<Found<F>, Exit> {
+    let backend = maps::backend(index).ok_or(INTERNAL)?;
+    let new = F::new_flow().ok_or(INTERNAL)?;
+    flow_table::describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
+    new.flow.phase = Phase::taken_up(packet.flags);
+    new.flow.expires = now.plus(backend.timeouts.of(new.flow.phase));
+    if !establish::<F>(&packet.key, backend, now, new)? {
+        return Err(Exit::Reject(DropReason::TupleInUse));
+    }
+    stats::count_opened(index);
+    Ok((&mut new.flow, backend))
 }
 
 /// What of the packet counts while its flow opens.

@@ -5,7 +5,7 @@ use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_check_mtu, bpf_jiffies64, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_check_mtu, bpf_get_prandom_u32, bpf_jiffies64, bpf_xdp_adjust_head},
     programs::XdpContext,
 };
 use lb_common::flow::Tick;
@@ -58,4 +58,21 @@ pub fn make_room(frame: Frame, bytes: u32) -> Option<()> {
     // SAFETY: the helper checks the room; pointers into the packet are made anew at each access.
     let result = unsafe { bpf_xdp_adjust_head(frame.context().ctx, -bytes.cast_signed()) };
     (result == 0).then_some(())
+}
+
+/// Adds to a counter, atomically among all CPUs.
+///
+/// # Safety
+/// `counter` points to a map value of eight bytes, aligned.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, value: u64) {
+    // SAFETY: by contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+/// A random number, good enough to choose by.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_prandom_u32() }
 }

@@ -8,6 +8,7 @@
     reason = "BPF's atomics that return a value have no stable name on this target"
 )]
 
+mod affinity;
 mod encap;
 mod family;
 mod features;
@@ -40,12 +41,16 @@ use crate::packet::Frame;
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Stage {
-    /// For packets of no established flow: those of half-open ones, and those that may open one.
+    /// For packets of no established flow: those of half-open ones, and what goes on to `New` and `TakeUp`.
     Open,
     /// For what is not a plain packet: fragments, IPv6 extension headers, ICMP.
     Odd,
     /// For packets that do not fit the way on.
     TooBig,
+    /// For packets that may open a flow.
+    New,
+    /// For packets in the middle of a connection that has no flow, or none any more.
+    TakeUp,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -107,6 +112,20 @@ pub fn lb_too_big(ctx: XdpContext) -> u32 {
     let answered = too_big::answer(frame);
     let dropped = drop(frame, DropReason::ExceedsMtu);
     if answered.is_some() { back(frame) } else { dropped }
+}
+
+/// [`Stage::New`].
+#[xdp(frags)]
+pub fn lb_new(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    leave(frame, pipeline::new(frame))
+}
+
+/// [`Stage::TakeUp`].
+#[xdp(frags)]
+pub fn lb_take_up(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    leave(frame, pipeline::take_up(frame))
 }
 
 /// From how a packet leaves to what XDP does with it.

@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Rotation, SLOTS_PER_PAGE,
-        Service, ServiceKey, SlotPage, VipFlags,
+        Active, Affinity, AffinityKey, Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey,
+        FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
@@ -34,6 +34,16 @@ static EMBRYONIC_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>> = LruHashMap::with_
 static EMBRYONIC_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static ROTATIONS: Array<Rotation> = Array::with_max_entries(1, 0);
+#[map]
+static PREVIOUS: Array<Previous> = Array::with_max_entries(1, 0);
+#[map]
+static SPILLS: Array<Rotation> = Array::with_max_entries(1, 0);
+#[map]
+static ACTIVE: Array<Active> = Array::with_max_entries(1, 0);
+#[map]
+static AFFINITY_V4: LruHashMap<AffinityKey<Addr4>, Affinity> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static AFFINITY_V6: LruHashMap<AffinityKey<Addr6>, Affinity> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static CURSORS: Array<Cursor> = Array::with_max_entries(1, 0);
 #[map]
@@ -202,6 +212,22 @@ pub fn rotation(service: u32) -> Option<Rotation> {
         .map(|rotation| unsafe { rotation.read_volatile() })
 }
 
+/// The slots of a service's next tier, in one load.
+#[inline(always)]
+pub fn spill(service: u32) -> Option<Rotation> {
+    // SAFETY: as for rotations.
+    SPILLS
+        .get_ptr(service)
+        .map(|rotation| unsafe { rotation.read_volatile() })
+}
+
+/// The slots of a service before the last change. Half of a change is seen as none: it is written before the rotation
+/// flips, and slots that were given up are not used again at once.
+#[inline(always)]
+pub fn previous(service: u32) -> Option<Previous> {
+    PREVIOUS.get(service).copied()
+}
+
 /// The backend that a slot names.
 #[inline(always)]
 pub fn slot(slot: u32) -> Option<u32> {
@@ -215,6 +241,52 @@ pub fn backend(index: u32) -> Option<&'static Backend> {
     // SAFETY: array values never move; the live side is not written to while it is live.
     let entry: &'static BackendEntry = unsafe { &*BACKENDS.get_ptr(index)? };
     Some(entry.current())
+}
+
+/// How many active flows a backend has.
+#[inline(always)]
+pub fn active(backend: u32) -> u32 {
+    // SAFETY: an aligned eight-byte value.
+    let flows = ACTIVE
+        .get_ptr(backend)
+        .map_or(0, |active| unsafe { (&raw const (*active).flows).read_volatile() });
+    flows.clamp(0, i64::from(u32::MAX)) as u32
+}
+
+/// A backend has so many flows more.
+#[inline(always)]
+pub fn add_active(backend: u32, flows: i64) {
+    if let Some(active) = ACTIVE.get_ptr_mut(backend) {
+        // SAFETY: the first eight bytes of a 64-byte value.
+        unsafe { kernel::add((&raw mut (*active).flows).cast(), flows.cast_unsigned()) };
+    }
+}
+
+/// Where an IPv4 client stays.
+#[inline(always)]
+pub fn affinity_v4(key: &AffinityKey<Addr4>) -> Option<&'static mut Affinity> {
+    // SAFETY: as for flows.
+    AFFINITY_V4.get_ptr_mut(key).map(|affinity| unsafe { &mut *affinity })
+}
+
+/// Where an IPv6 client stays.
+#[inline(always)]
+pub fn affinity_v6(key: &AffinityKey<Addr6>) -> Option<&'static mut Affinity> {
+    // SAFETY: as for flows.
+    AFFINITY_V6.get_ptr_mut(key).map(|affinity| unsafe { &mut *affinity })
+}
+
+/// Takes note of where an IPv4 client stays.
+#[inline(always)]
+pub fn set_affinity_v4(key: &AffinityKey<Addr4>, affinity: &Affinity) {
+    // Without room for a note the client is scheduled again next time.
+    let _ = AFFINITY_V4.insert(key, affinity, 0);
+}
+
+/// Takes note of where an IPv6 client stays.
+#[inline(always)]
+pub fn set_affinity_v6(key: &AffinityKey<Addr6>, affinity: &Affinity) {
+    let _ = AFFINITY_V6.insert(key, affinity, 0);
 }
 
 /// A source address.

@@ -4,6 +4,7 @@ use lb_common::{
     abi::{Backend, Flow, Link, Mode},
     encap::inner_mtu,
     flow::{Direction, Tick},
+    net::TCP,
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
     wire::ETHERNET,
@@ -69,9 +70,9 @@ fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
 fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
     let now = kernel::now();
-    let (flow, backend) = match known::<F>(frame, &packet, now)? {
-        Some(found) => found,
-        None => new_flow::<F>(frame, &packet, now)?,
+    let Some((flow, backend)) = known::<F>(frame, &packet, now)? else {
+        let opens = packet.key.protocol() != TCP || packet.flags.opens();
+        return Err(Exit::Divert(if opens { Stage::New } else { Stage::TakeUp }));
     };
     if piece.is_fragment() {
         return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
@@ -88,25 +89,101 @@ fn known<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Optio
     }
 }
 
+/// A packet of no flow may open one, if it is a service's.
+#[inline(always)]
+pub fn new(frame: Frame) -> Result<Sent, Exit> {
+    match parse::ethertype(frame)? {
+        EtherType::Ipv4 => new_ipv4(frame),
+        EtherType::Ipv6 => new_ipv6(frame),
+        _ => Err(Exit::Pass(PassReason::NotIp)),
+    }
+}
+
+#[inline(never)]
+fn new_ipv4(frame: Frame) -> Result<Sent, Exit> {
+    beginning::<V4>(frame)
+}
+
+#[inline(never)]
+fn new_ipv6(frame: Frame) -> Result<Sent, Exit> {
+    beginning::<V6>(frame)
+}
+
+#[inline(always)]
+fn beginning<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+    let (packet, piece) = parse::any_packet::<F>(frame)?;
+    let now = kernel::now();
+    let (flow, backend) = new_flow::<F>(frame, &packet, now)?;
+    if piece.is_fragment() {
+        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
+    }
+    deliver::<F>(frame, &packet, flow, backend)
+}
+
 #[inline(always)]
 fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
     let service = service::find::<F>(packet)?;
-    match service::admit::<F>(packet) {
-        Ok(()) if unstored::is_needed(now) => {
-            let refused = Exit::Drop(DropReason::NewFlowLimit);
-            return unstored::find::<F>(frame, packet, service, now, refused);
-        }
-        // It may be of a flow that was not stored.
-        Err(refused @ Exit::Reject(DropReason::NoFlow)) if features::new_flow_credit().is_some() => {
-            return unstored::find::<F>(frame, packet, service, now, refused);
-        }
-        admitted => admitted?,
+    if unstored::is_needed(now) {
+        let refused = Exit::Drop(DropReason::NewFlowLimit);
+        return unstored::find::<F>(frame, packet, service, now, refused);
     }
-    let chosen = select::backend(service)?;
+    let chosen = select::backend::<F>(service, packet, now)?;
     acceptable::<F>(frame, packet, chosen)?;
-    let found = flow_table::open::<F>(frame, packet, chosen, now)?;
+    let found = flow_table::open::<F>(frame, packet, service, chosen, now)?;
     log::opened::<F>(frame);
     Ok(found)
+}
+
+/// A packet in the middle of a connection goes on where a table of hashes says that it was sent to before.
+#[inline(always)]
+pub fn take_up(frame: Frame) -> Result<Sent, Exit> {
+    match parse::ethertype(frame)? {
+        EtherType::Ipv4 => take_up_ipv4(frame),
+        EtherType::Ipv6 => take_up_ipv6(frame),
+        _ => Err(Exit::Pass(PassReason::NotIp)),
+    }
+}
+
+#[inline(never)]
+fn take_up_ipv4(frame: Frame) -> Result<Sent, Exit> {
+    taking_up::<V4>(frame)
+}
+
+#[inline(never)]
+fn take_up_ipv6(frame: Frame) -> Result<Sent, Exit> {
+    taking_up::<V6>(frame)
+}
+
+#[inline(always)]
+fn taking_up<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+    let (packet, piece) = parse::any_packet::<F>(frame)?;
+    let now = kernel::now();
+    let (flow, backend) = taken_up::<F>(frame, &packet, now)?;
+    if piece.is_fragment() {
+        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
+    }
+    deliver::<F>(frame, &packet, flow, backend)
+}
+
+#[inline(always)]
+fn taken_up<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
+    let service = service::find::<F>(packet)?;
+    let refused = match service::goes_on::<F>(packet).map(|()| select::previous::<F>(service, packet, now)) {
+        Ok(Some(_)) if unstored::is_needed(now) => Exit::Drop(DropReason::NewFlowLimit),
+        Ok(Some(chosen)) => {
+            acceptable::<F>(frame, packet, chosen)?;
+            let found = half_open::take_up::<F>(frame, packet, chosen, now)?;
+            log::opened::<F>(frame);
+            return Ok(found);
+        }
+        Ok(None) => Exit::Reject(DropReason::NoFlow),
+        Err(refused) => refused,
+    };
+    // It may be of a flow that was not stored.
+    if features::new_flow_credit().is_some() && !matches!(refused, Exit::Drop(DropReason::BadTcpFlags)) {
+        return unstored::find::<F>(frame, packet, service, now, refused);
+    }
+    Err(refused)
 }
 
 /// Whether the chosen backend can be sent this packet, asked before a flow is made for it.

@@ -1,30 +1,232 @@
 //! Which backend a new flow goes to.
 
-use lb_common::{abi::Service, net::Address, reason::DropReason, schedule};
+use lb_common::{
+    abi::{Backend, BackendState, Mode, Rotation, Rule, Service},
+    flow::Tick,
+    hash,
+    reason::DropReason,
+    schedule::{self, ATTEMPTS, COMPARED, Load},
+};
 
-use crate::{Exit, family::Family, maps, parse::Packet};
+use crate::{Exit, affinity, family::Family, kernel, maps, parse::Packet};
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
-/// The index of the backend whose turn it is.
+/// In place of an index: every backend that was looked at is full.
+const NOBODY: u32 = u32::MAX - 1;
+
+/// In place of an index: the slot is not there. No backend has it, and the packet is dropped for that.
+const NOWHERE: u32 = u32::MAX;
+
+/// The index of the backend for a packet that opens a flow: the one that its client stays with, else the one that the
+/// service's rule chooses in the tier that serves, else, where that is full, in the next one.
 #[inline(always)]
-pub fn backend(service: Service) -> Result<u32, Exit> {
+pub fn backend<F: Family>(service: Service, packet: &Packet<F>, now: Tick) -> Result<u32, Exit> {
     let rotation = maps::rotation(service.index).ok_or(INTERNAL)?;
     if rotation.is_empty() {
         return Err(Exit::Reject(DropReason::NoBackend));
     }
-    let ticket = maps::next_ticket(service.index).ok_or(INTERNAL)?;
-    maps::slot(rotation.base() + schedule::round_robin(ticket, rotation.len())).ok_or(INTERNAL)
+    if let Some(backend) = affinity::find::<F>(service, packet, now) {
+        return Ok(backend);
+    }
+    let start = start::<F>(rotation.rule(), service, packet)?;
+    let mut backend = with_room(rotation.0, start);
+    if backend == NOBODY {
+        let next_tier = maps::spill(service.index).ok_or(INTERNAL)?;
+        if next_tier.is_empty() {
+            return Err(Exit::Reject(DropReason::BackendsFull));
+        }
+        backend = with_room(next_tier.0, start);
+    }
+    if backend == NOBODY {
+        return Err(Exit::Reject(DropReason::BackendsFull));
+    }
+    affinity::remember::<F>(service, packet, backend, now);
+    Ok(backend)
 }
 
-/// The index of the backend that the packet's addresses and ports alone give, for as long as the schedule does not change.
+/// The index of the backend for a packet in the middle of a flow that is not in the table: where the packet alone
+/// decides and the backend sees the client's own ports, the one that it was sent to before. That is the one of the table
+/// before the last change while that counts, as most such flows are older than the change.
 #[inline(always)]
-pub fn by_hash<F: Family>(service: Service, packet: &Packet<F>) -> Result<u32, Exit> {
+pub fn previous<F: Family>(service: Service, packet: &Packet<F>, now: Tick) -> Option<u32> {
+    let (of_client, of_flow) = (hash::of_client(packet.key.src), hash::of_flow(&packet.key));
+    match goes_on(service.index, of_client, of_flow, now.0) {
+        NOBODY => None,
+        index => Some(index),
+    }
+}
+
+/// The backend that a service's tables give for the hashes of a packet; [`NOBODY`] if there is none. With a global name for
+/// the same reason as [`with_room`].
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn goes_on(service: u32, of_client: u32, of_flow: u32, now: u32) -> u32 {
+    let (Some(previous), Some(current)) = (maps::previous(service), maps::rotation(service)) else {
+        return NOBODY;
+    };
+    let tables = [
+        if previous.until.passed(Tick(now)) {
+            Rotation::default()
+        } else {
+            previous.rotation
+        },
+        current,
+    ];
+    for table in tables {
+        let rule = table.rule();
+        if !rule.by_hash() || table.is_empty() {
+            continue;
+        }
+        let hash = if rule == Rule::SOURCE_HASH { of_client } else { of_flow };
+        let slot = schedule::by_hash(hash, table.len());
+        let Some(index) = maps::slot(table.base() + slot) else {
+            continue;
+        };
+        let Some(backend) = maps::backend(index) else { continue };
+        if backend.state == BackendState::UP && backend.service == service && backend.mode != Mode::FULL_NAT {
+            return index;
+        }
+    }
+    NOBODY
+}
+
+/// What the rule begins with: a ticket, a hash, or nothing.
+#[inline(always)]
+fn start<F: Family>(rule: Rule, service: Service, packet: &Packet<F>) -> Result<u64, Exit> {
+    Ok(match rule {
+        Rule::SOURCE_HASH | Rule::MAGLEV => u64::from(hash_of::<F>(rule, packet)),
+        Rule::LEAST_CONN_OF_TWO => 0,
+        _ => maps::next_ticket(service.index).ok_or(INTERNAL)?,
+    })
+}
+
+#[inline(always)]
+fn hash_of<F: Family>(rule: Rule, packet: &Packet<F>) -> u32 {
+    if rule == Rule::SOURCE_HASH {
+        hash::of_client(packet.key.src)
+    } else {
+        hash::of_flow(&packet.key)
+    }
+}
+
+/// The backend that a rotation's rule chooses among those that are not full; [`NOBODY`] if there is none.
+///
+/// A function with a global name: the verifier goes through its loops once, for any numbers, and not once for each
+/// state that a packet may have left the program in.
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn with_room(rotation: u64, start: u64) -> u32 {
+    let rotation = Rotation(rotation);
+    match rotation.rule() {
+        Rule::LEAST_CONN => lightest(rotation, start),
+        Rule::LEAST_CONN_OF_TWO => {
+            let [one, other] = schedule::two_of([kernel::random(), kernel::random()], rotation.len());
+            match lighter(rotation, one, other) {
+                NOBODY => first(rotation, other),
+                index => index,
+            }
+        }
+        _ => first(rotation, schedule::round_robin(start, rotation.len())),
+    }
+}
+
+/// The first that is not full, from a slot on.
+#[inline(always)]
+fn first(rotation: Rotation, slot: u32) -> u32 {
+    for step in 0..ATTEMPTS {
+        let (index, backend) = at(rotation, slot, step);
+        if !backend.is_some_and(|backend| is_full(index, backend)) {
+            return index;
+        }
+    }
+    NOBODY
+}
+
+/// The one with the fewest flows for its weight. Of equals, that whose turn it is, so that none is always first.
+#[inline(always)]
+fn lightest(rotation: Rotation, ticket: u64) -> u32 {
+    let turn = schedule::round_robin(ticket, rotation.len());
+    let (mut best, mut least) = (NOBODY, HEAVIEST);
+    for step in 0..COMPARED {
+        if step >= rotation.len() {
+            break;
+        }
+        let (index, backend) = at(rotation, turn, step);
+        if let Some(backend) = backend
+            && !is_full(index, backend)
+        {
+            let load = load(index, backend);
+            if load.is_lighter_than(least) {
+                (best, least) = (index, load);
+            }
+        }
+    }
+    best
+}
+
+/// The one of two slots with the fewer flows for its weight.
+#[inline(always)]
+fn lighter(rotation: Rotation, one: u32, other: u32) -> u32 {
+    let (mut best, mut least) = (NOBODY, HEAVIEST);
+    for slot in [one, other] {
+        let (index, backend) = at(rotation, slot, 0);
+        if let Some(backend) = backend
+            && !is_full(index, backend)
+        {
+            let load = load(index, backend);
+            if load.is_lighter_than(least) {
+                (best, least) = (index, load);
+            }
+        }
+    }
+    best
+}
+
+/// More than any backend bears.
+const HEAVIEST: Load = Load {
+    active: u32::MAX,
+    weight: 1,
+};
+
+/// The backend so many steps behind a slot.
+#[inline(always)]
+fn at(rotation: Rotation, slot: u32, step: u32) -> (u32, Option<&'static Backend>) {
+    let slot = schedule::behind(slot, step, rotation.len());
+    match maps::slot(rotation.base() + slot) {
+        Some(index) => (index, maps::backend(index)),
+        None => (NOWHERE, None),
+    }
+}
+
+/// Whether a backend has as many flows as it may. CPUs that ask at the same moment may each add one.
+#[inline(always)]
+pub fn is_full(index: u32, backend: &Backend) -> bool {
+    backend.limit > 0 && maps::active(index) >= backend.limit
+}
+
+#[inline(always)]
+fn load(index: u32, backend: &Backend) -> Load {
+    Load {
+        active: maps::active(index),
+        weight: backend.weight,
+    }
+}
+
+/// The index of the backend that the packet alone gives, for as long as the schedule does not change: by the rule where that
+/// goes by a hash, so that the packet comes to where its flow would have been opened or [is taken up](previous), else by the
+/// 5-tuple.
+#[inline(always)]
+pub fn by_hash<F: Family>(service: Service, packet: &Packet<F>, now: Tick) -> Result<u32, Exit> {
+    if let Some(index) = previous::<F>(service, packet, now) {
+        return Ok(index);
+    }
     let rotation = maps::rotation(service.index).ok_or(INTERNAL)?;
     if rotation.is_empty() {
         return Err(Exit::Reject(DropReason::NoBackend));
     }
-    let key = &packet.key;
-    let slot = schedule::by_hash(key.src.to_any(), key.src_port, key.dst_port, rotation.len());
+    let slot = schedule::by_hash(hash::of_flow(&packet.key), rotation.len());
     maps::slot(rotation.base() + slot).ok_or(INTERNAL)
 }

@@ -2,7 +2,8 @@
 
 use lb_common::{
     abi::{Service, ServiceKey},
-    net::{Be16, TCP},
+    flow::TcpFlags,
+    net::Be16,
     reason::{DropReason, PassReason},
 };
 
@@ -19,14 +20,16 @@ pub fn find<F: Family>(packet: &Packet<F>) -> Result<Service, Exit> {
     F::service(&every_port).ok_or(Exit::Pass(PassReason::NotAService))
 }
 
-/// Whether the packet may open a flow.
+/// Whether a TCP packet that opens no flow may go on with one that is not in the table, or not any more, if it can be told
+/// which backend has it.
 #[inline(always)]
-pub fn admit<F: Family>(packet: &Packet<F>) -> Result<(), Exit> {
-    if packet.key.protocol() != TCP || packet.flags.opens() {
-        return Ok(());
-    }
+pub fn goes_on<F: Family>(packet: &Packet<F>) -> Result<(), Exit> {
     if packet.flags.nonsense() {
         return Err(Exit::Drop(DropReason::BadTcpFlags));
     }
-    Err(Exit::Reject(DropReason::NoFlow))
+    // A connection that ends needs no entry any more, and one that does not exist is not answered for.
+    if packet.flags.any(TcpFlags::SYN | TcpFlags::RST) {
+        return Err(Exit::Reject(DropReason::NoFlow));
+    }
+    Ok(())
 }

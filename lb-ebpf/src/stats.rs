@@ -18,12 +18,22 @@ pub fn count_packet(backend: u32, direction: Direction, bytes: u32) {
     }
 }
 
+/// A datagram that was scheduled by itself: a flow that is over.
+#[inline(always)]
+pub fn count_datagram(backend: u32) {
+    if let Some(stats) = maps::backend_stats(backend) {
+        stats.opened += 1;
+        stats.closed += 1;
+    }
+}
+
 /// A flow that was opened.
 #[inline(always)]
 pub fn count_opened(backend: u32) {
     if let Some(stats) = maps::backend_stats(backend) {
         stats.opened += 1;
     }
+    maps::add_active(backend, 1);
 }
 
 /// A flow that ended.
@@ -32,6 +42,7 @@ pub fn count_closed(backend: u32) {
     if let Some(stats) = maps::backend_stats(backend) {
         stats.closed += 1;
     }
+    maps::add_active(backend, -1);
 }
 
 /// A packet that left for a reason.

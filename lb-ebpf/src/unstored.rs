@@ -27,7 +27,7 @@ pub fn find<F: Family>(
     now: Tick,
     refused: Exit,
 ) -> Result<Found<F>, Exit> {
-    let index = select::by_hash::<F>(service, packet)?;
+    let index = select::by_hash::<F>(service, packet, now)?;
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     if backend.mode.sees_replies() {
         return Err(refused);

@@ -80,6 +80,11 @@ pub struct Limits {
     /// ICMP messages that the packet path may send in a second, on each CPU.
     #[serde(default = "icmp_per_second")]
     pub icmp_per_second: u32,
+    /// Slots of all schedules. A Maglev table takes its size up to three times: as it is, as it was before the last change,
+    /// and while it changes.
+    pub slots: u32,
+    /// Clients that stay with their backend, for each of IPv4 and IPv6.
+    pub affinity: u32,
 }
 
 /// As many as Linux sends by default (`net.ipv4.icmp_msgs_per_sec`), though that is for all CPUs together.
@@ -104,6 +109,9 @@ impl Default for Limits {
             backends: 4096,
             new_flows_per_core: 0,
             icmp_per_second: icmp_per_second(),
+            // 16 MiB: twenty Maglev tables of the default size.
+            slots: 1 << 22,
+            affinity: 1 << 16,
         }
     }
 }
@@ -277,6 +285,9 @@ pub struct Service {
     pub mode: ForwardingMode,
     /// How a new flow finds its backend.
     pub scheduler: Scheduler,
+    /// What else decides where flows go.
+    #[serde(default)]
+    pub scheduling: Scheduling,
     /// Whether `lb` puts the VIP on an interface, so that the kernel answers ARP and neighbour discovery for it.
     pub vip_address: VipAddress,
     /// What happens to the flows of a backend that is down.
@@ -372,13 +383,69 @@ pub enum Scheduler {
     /// Smooth weighted round-robin.
     #[default]
     RoundRobin,
+    /// Fewest active flows for the weight.
+    LeastConn,
+    /// Hash of the client's address, over a Maglev table.
+    SourceHash,
+    /// Hash of the 5-tuple, over a Maglev table.
+    Maglev,
+}
+
+impl Scheduler {
+    /// Whether the packet alone decides.
+    #[must_use]
+    pub const fn by_hash(self) -> bool {
+        matches!(self, Self::SourceHash | Self::Maglev)
+    }
 }
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::RoundRobin => "round-robin",
+            Self::LeastConn => "least-conn",
+            Self::SourceHash => "source-hash",
+            Self::Maglev => "maglev",
         })
+    }
+}
+
+/// What decides where flows go, besides the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// Slots of the Maglev table; a prime number.
+    pub maglev_table_size: u32,
+    /// How long the table before the last change counts for TCP connections that are not in the flow table; zero: not
+    /// at all.
+    pub rehash_window: Duration,
+    /// How long a client stays with its backend after its last new flow; zero: not at all.
+    pub affinity: Duration,
+    /// Each UDP datagram is scheduled by itself.
+    pub one_packet: bool,
+    /// How long the share of a backend that returns takes to climb; zero: it has it at once.
+    pub slow_start: Duration,
+    /// After so long a drained backend's flows are treated as `on-down` says; zero: never.
+    pub drain_timeout: Duration,
+}
+
+impl Scheduling {
+    /// Idle timeout of the reply to a datagram that is scheduled by itself, unless the operator says otherwise: each takes
+    /// a source port for so long.
+    pub const ONE_PACKET_TIMEOUT: Duration = Duration::from_secs(5);
+}
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        Self {
+            maglev_table_size: crate::plan::maglev::DEFAULT_SIZE,
+            // Long enough for a connection to say something again: many applications, and proxies, keep idle ones alive
+            // once a minute or so. Short enough that a table is given back soon.
+            rehash_window: Duration::from_mins(5),
+            affinity: Duration::ZERO,
+            one_packet: false,
+            slow_start: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+        }
     }
 }
 
@@ -457,6 +524,12 @@ pub struct Backend {
     pub tier: u8,
     /// What the operator decided.
     pub admin: AdminState,
+    /// How many active flows it takes at most; `None`: any number.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    /// When its drain ends, in seconds since the Unix epoch; `None`: when its last flow does.
+    #[serde(default)]
+    pub drain_until: Option<u64>,
 }
 
 impl Backend {
@@ -472,6 +545,8 @@ impl Backend {
             weight: 1,
             tier: 0,
             admin: AdminState::default(),
+            max_connections: None,
+            drain_until: None,
         }
     }
 }
@@ -618,6 +693,7 @@ impl Service {
             extent: Extent::default(),
             mode: ForwardingMode::default(),
             scheduler: Scheduler::default(),
+            scheduling: Scheduling::default(),
             vip_address: VipAddress::Add(None),
             on_down: OnDown::default_for(id.protocol),
             failback: true,

@@ -1,12 +1,12 @@
 //! What is wanted now: the configuration, and what the operator changed since. Pure.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiError, BackendChange, ErrorKind, Request, ServiceChange, backend_matches, service_matches},
-    model::{AdminState, Backend, Interface, Service, ServiceId, endpoint_name},
+    model::{AdminState, Backend, Interface, Scheduling, Service, ServiceId, endpoint_name},
 };
 
 /// Heaviest weight.
@@ -73,12 +73,12 @@ pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> ApiError {
 }
 
 impl Desired {
-    /// What is wanted after a request, and what that changes.
+    /// What is wanted after a request that comes `now`, in seconds since the Unix epoch, and what that changes.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] lists what there is, [`ErrorKind::Conflict`] names what stands in the way, and
     /// [`ErrorKind::Invalid`] says what was expected; also for requests that change nothing that is wanted.
-    pub fn apply(&self, request: &Request, rules: &Rules) -> Result<(Self, Change), ApiError> {
+    pub fn apply(&self, request: &Request, rules: &Rules, now: u64) -> Result<(Self, Change), ApiError> {
         let mut next = self.clone();
         let change = match request {
             Request::ServiceAdd { service } => next.add_service(service, rules),
@@ -89,7 +89,7 @@ impl Desired {
                 service,
                 backend,
                 change,
-            } => next.set_backends(service, backend, change),
+            } => next.set_backends(service, backend, change, now),
             Request::BackendRemove { service, backend } => next.remove_backend(service, backend),
             Request::Attach { interface } => next.attach(interface),
             Request::Detach { interface } => next.detach(interface),
@@ -164,6 +164,11 @@ impl Desired {
         let mut words = Vec::new();
         set(&mut service.on_down, change.on_down, "on-down", &mut words);
         set(&mut service.failback, change.failback, "failback", &mut words);
+        set(&mut service.scheduler, change.scheduler, "scheduler", &mut words);
+        if let Some(scheduling) = change.scheduling.filter(|s| *s != service.scheduling) {
+            words.extend(scheduling_words(&service.scheduling, &scheduling));
+            service.scheduling = scheduling;
+        }
         if let Some(timeouts) = change.timeouts.filter(|t| *t != service.timeouts) {
             service.timeouts = timeouts;
             words.push("timeouts changed".to_owned());
@@ -217,19 +222,25 @@ impl Desired {
         Ok(Change::touching(service.id, message))
     }
 
-    fn set_backends(&mut self, wanted: &str, backend: &str, change: &BackendChange) -> Result<Change, ApiError> {
+    fn set_backends(
+        &mut self,
+        wanted: &str,
+        backend: &str,
+        change: &BackendChange,
+        now: u64,
+    ) -> Result<Change, ApiError> {
         change.weight.map_or(Ok(()), check_weight)?;
         if wanted != "*" {
             let service = self.service_mut(wanted)?;
             let id = service.id;
-            let words = set_backend(service, backend, change)?;
+            let words = set_backend(service, backend, change, now)?;
             return Ok(Change::touching(id, words));
         }
         let mut touched = Vec::new();
         let mut messages = Vec::new();
         for service in &mut self.services {
             if service.backends.iter().any(|b| backend_matches(b, backend)) {
-                messages.push(set_backend(service, backend, change)?);
+                messages.push(set_backend(service, backend, change, now)?);
                 touched.push(service.id);
             }
         }
@@ -302,8 +313,34 @@ fn changed(what: &str, words: &[String]) -> String {
     }
 }
 
-fn set_backend(service: &mut Service, wanted: &str, change: &BackendChange) -> Result<String, ApiError> {
+/// What changes about how flows are scheduled, in the words of the configuration.
+fn scheduling_words(old: &Scheduling, new: &Scheduling) -> Vec<String> {
+    let span = |d: Duration| {
+        if d.is_zero() {
+            "off".to_owned()
+        } else {
+            humantime::format_duration(d).to_string()
+        }
+    };
+    let words = |s: &Scheduling| {
+        [
+            ("maglev-table-size", s.maglev_table_size.to_string()),
+            ("rehash-window", span(s.rehash_window)),
+            ("affinity", span(s.affinity)),
+            ("one-packet", s.one_packet.to_string()),
+            ("slow-start", span(s.slow_start)),
+            ("drain-timeout", span(s.drain_timeout)),
+        ]
+    };
+    let both = words(old).into_iter().zip(words(new));
+    both.filter(|(old, new)| old != new)
+        .map(|((name, old), (_, new))| format!("{name} {old} -> {new}"))
+        .collect()
+}
+
+fn set_backend(service: &mut Service, wanted: &str, change: &BackendChange, now: u64) -> Result<String, ApiError> {
     let at = position(service, wanted)?;
+    let default_timeout = Some(service.scheduling.drain_timeout).filter(|t| !t.is_zero());
     let Some(backend) = service.backends.get_mut(at) else {
         return Ok(String::new());
     };
@@ -311,6 +348,25 @@ fn set_backend(service: &mut Service, wanted: &str, change: &BackendChange) -> R
     set(&mut backend.weight, change.weight, "weight", &mut words);
     set(&mut backend.tier, change.tier, "tier", &mut words);
     set::<AdminState>(&mut backend.admin, change.admin, "state", &mut words);
+    let limit = change.max_connections.map(|limit| Some(limit).filter(|n| *n > 0));
+    if let Some(limit) = limit.filter(|limit| *limit != backend.max_connections) {
+        let word = |limit: Option<u32>| limit.map_or_else(|| "off".to_owned(), |limit| limit.to_string());
+        words.push(format!(
+            "max-connections {} -> {}",
+            word(backend.max_connections),
+            word(limit)
+        ));
+        backend.max_connections = limit;
+    }
+    match change.admin {
+        Some(AdminState::Drain) => {
+            let timeout = change.drain_timeout.or(default_timeout);
+            backend.drain_until = timeout.map(|t| now + t.as_secs());
+            words.extend(timeout.map(|t| format!("for {} at most", humantime::format_duration(t))));
+        }
+        Some(AdminState::Enabled | AdminState::Disabled) => backend.drain_until = None,
+        None => {}
+    }
     Ok(changed(
         &format!("service {}: backend {}", service.name, backend.name),
         &words,
@@ -400,7 +456,7 @@ mod tests {
 
     fn refused(request: Request) -> (ErrorKind, String) {
         let before = desired();
-        let error = before.apply(&request, &rules()).unwrap_err();
+        let error = before.apply(&request, &rules(), 1000).unwrap_err();
         (error.kind, error.message)
     }
 
@@ -473,15 +529,18 @@ mod tests {
             weight: Some(5),
             admin: Some(AdminState::Drain),
             tier: Some(0),
+            drain_timeout: Some(Duration::from_secs(90)),
+            max_connections: Some(50),
         };
         let (next, change) = desired()
-            .apply(&set_request("web", "10.0.1.1:80", change), &rules())
+            .apply(&set_request("web", "10.0.1.1:80", change), &rules(), 1000)
             .unwrap();
         assert_eq!(
             change.message,
-            "service web: backend web1: weight 1 -> 5, state enabled -> drain"
+            "service web: backend web1: weight 1 -> 5, state enabled -> drain, max-connections off -> 50, for 1m 30s at most"
         );
         assert_eq!(next.services[0].backends[0].weight, 5);
+        assert_eq!(next.services[0].backends[0].drain_until, Some(1090));
         assert_eq!(change.touched, [next.services[0].id]);
     }
 
@@ -492,7 +551,7 @@ mod tests {
             ..BackendChange::default()
         };
         let (next, change) = desired()
-            .apply(&set_request("*", "web1", drain.clone()), &rules())
+            .apply(&set_request("*", "web1", drain.clone()), &rules(), 1000)
             .unwrap();
         assert_eq!(change.touched.len(), 2);
         assert!(next.services.iter().all(|s| s.backends[0].admin == AdminState::Drain));

@@ -1,14 +1,23 @@
 //! From the verdict that a backend is down to the maps that say so: a new schedule, its pages, the service's rotation,
 //! the backend's state. The controller's handling of the event comes on top.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
-use lb_common::abi::{Backend, BackendState, Link, Rotation, Rule, SLOTS_PER_PAGE};
+use lb_common::{
+    abi::{Backend, BackendState, Link, Rotation, Rule, SLOTS_PER_PAGE, Service},
+    flow::Tick,
+};
 use lb_userspace::{
     datapath::{Datapath as _, KernelDatapath},
-    model::{Limits, Protocol},
-    plan::schedule::{MAX_SLOTS, turns},
+    model::{Limits, Protocol, Scheduler, ServiceId},
+    plan::{
+        Action, Capacities, Filling, Layout, WantedBackend, WantedService, diff,
+        schedule::{MAX_SLOTS, turns},
+    },
 };
 
 use crate::{
@@ -49,7 +58,108 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             None,
         );
     }
+    tables(report)
+}
+
+/// A weight changes on a service of 100 backends with a Maglev table: from what is wanted to the flip, by the way that
+/// the controller takes, among so many services of the same kind.
+fn tables(report: &mut Report) -> Result<()> {
+    for services in [1, 20] {
+        let instance = format!("lbt-{}-tables", std::process::id());
+        let limits = Limits::default();
+        let mut path = PacketPath::load(&instance, limits)?;
+        let capacities = Capacities {
+            services: limits.services,
+            backends: limits.backends,
+            pages: limits.slots.div_ceil(SLOTS_PER_PAGE),
+            sources: 0,
+        };
+        let start = Instant::now();
+        let mut layout = Layout::adopt(path.0.contents()?, capacities, start.elapsed());
+        for service in 0..services {
+            bring_about(&mut path.0, &mut layout, &hashed(service, 1), start)?;
+        }
+        let mut times = Vec::new();
+        for turn in 0..FLIPS {
+            interrupt::check()?;
+            // What was given up rests for a tenth of a second.
+            std::thread::sleep(Duration::from_millis(110));
+            let weight = 1 + turn % 2;
+            times.push(bring_about(&mut path.0, &mut layout, &hashed(0, 1 + weight), start)?);
+        }
+        times.sort_by(f64::total_cmp);
+        let name = format!("Maglev, 65,537 slots, {services} service(s)");
+        let target = Some(Target::AtMost(2000.0));
+        report.add(&format!("{name}, median"), Unit::Microseconds, &times, target, None);
+        let p99 = [quantile(&times, 0.99)];
+        report.add(
+            &format!("{name}, 99th percentile"),
+            Unit::Microseconds,
+            &p99,
+            target,
+            None,
+        );
+    }
     Ok(())
+}
+
+/// A service of 100 backends by hash, the first of them of some weight.
+fn hashed(service: u16, weight: u32) -> WantedService {
+    let [high, low] = service.to_be_bytes();
+    let backend = |n: u32| {
+        let address = SocketAddr::from(([10, high, low, u8::try_from(n).unwrap_or(0)], 80));
+        WantedBackend {
+            address,
+            share: if n == 0 { weight } else { 1 },
+            spill: 0,
+            sources: Vec::new(),
+            spread: 1,
+            entry: balancer::backend(address, Protocol::Tcp, 0, Link::default()),
+        }
+    };
+    let id = ServiceId {
+        vip: SocketAddr::from(([10, 201, high, low], 80)),
+        protocol: Protocol::Tcp,
+    };
+    WantedService {
+        id,
+        keys: vec![id],
+        entry: Service::default(),
+        filling: Filling {
+            scheduler: Scheduler::Maglev,
+            table_size: 65_537,
+        },
+        previous_until: Some(Tick(u32::MAX / 2)),
+        backends: (0..BACKENDS).map(backend).collect(),
+    }
+}
+
+/// Microseconds until the rotation has flipped.
+fn bring_about(
+    datapath: &mut KernelDatapath,
+    layout: &mut Layout,
+    wanted: &WantedService,
+    start: Instant,
+) -> Result<f64> {
+    let begin = Instant::now();
+    let draft = layout.draft(wanted, start.elapsed())?;
+    let mut flipped = begin;
+    for action in diff(&draft.before, &draft.after) {
+        match &action {
+            Action::WritePages { first, pages } => datapath.write_pages(*first, pages)?,
+            Action::SetBackend { index, backend } => datapath.set_backend(*index, *backend)?,
+            Action::SetPrevious { service, previous } => datapath.set_previous(*service, *previous)?,
+            Action::SetRotation { service, rotation } => {
+                datapath.set_rotation(*service, *rotation)?;
+                flipped = Instant::now();
+            }
+            Action::SetService { id, service } => datapath.set_service(*id, *service)?,
+            _ => {}
+        }
+        layout.wrote(&action);
+    }
+    layout.settle(wanted.id, &draft, start.elapsed());
+    Ok(flipped.duration_since(begin).as_secs_f64() * 1e6)
 }
 
 /// Microseconds of each flip.

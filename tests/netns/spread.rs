@@ -96,6 +96,42 @@ fn weights_are_exact_and_change_on_the_fly() {
     );
 }
 
+/// Connections go on one after the other while the scheduler changes under them, and each is answered. Afterwards each
+/// scheduler shares as it says, also when a backend has failed.
+#[test]
+fn schedulers_change_under_traffic() {
+    let lab = Lab::new(Topology::TwoArm, 3);
+    let _http = lab.serve_http();
+    for family in Family::ALL {
+        let vip = lab.vip(family, 80);
+        let lb = lab.start(&lab.config().service(lab.web(family).set("maglev-table-size = 1021")));
+        let served: usize = std::thread::scope(|scope| {
+            let client = scope.spawn(|| lab.client.ns.run(|| client::shares(vip, 1200)));
+            for scheduler in ["maglev", "least-conn", "source-hash", "round-robin", "maglev"] {
+                let _done = lab.lb(&["service", "set", "web", "--scheduler", scheduler]).success();
+                assert_eq!(lb.service("web").scheduler.to_string(), scheduler);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            client.join().unwrap().values().map(|n| *n as usize).sum()
+        });
+        assert_eq!(served, 1200, "{family:?}");
+        let share = |n| lab.client.ns.run(|| client::shares(vip, n));
+        assert_eq!(share(120).len(), 3, "by ports, all are found");
+        let _done = lab
+            .lb(&["service", "set", "web", "--scheduler", "source-hash"])
+            .success();
+        assert_eq!(share(40).len(), 1, "one client, one backend");
+        let _done = lab
+            .lb(&["service", "set", "web", "--scheduler", "least-conn"])
+            .success();
+        assert!(
+            share(120).values().all(|n| *n >= 30),
+            "closed at once, all are as light"
+        );
+        lb.detach();
+    }
+}
+
 #[test]
 fn curl_is_answered_by_nginx() {
     let lab = Lab::new(Topology::TwoArm, 2);

@@ -171,7 +171,7 @@ impl Packet {
         }
     }
 
-    fn protocol(&self) -> IpNumber {
+    pub(crate) fn protocol(&self) -> IpNumber {
         match self.l4 {
             L4::Tcp(_) => IpNumber::TCP,
             L4::Udp(_) => IpNumber::UDP,

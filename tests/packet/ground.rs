@@ -45,9 +45,11 @@ pub(crate) const LIMITS: Limits = Limits {
     half_open_ipv6: 1 << 13,
     services: 64,
     service_ports: 256,
-    backends: 128,
+    backends: 512,
     new_flows_per_core: 0,
     icmp_per_second: 1_000_000,
+    slots: 1 << 18,
+    affinity: 1 << 10,
 };
 
 /// Opens the packet path of an instance in a directory.

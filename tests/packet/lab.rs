@@ -159,12 +159,24 @@ impl Lab {
             &service,
             &service.servers.iter().map(|server| server.index).collect::<Vec<_>>(),
         );
-        self.datapath.set_service(service.id(), index).unwrap();
+        self.datapath.set_service(service.id(), setup.entry(index)).unwrap();
         service
     }
 
     /// Gives a service another schedule, of these backend indices, in pages not used before.
     pub(crate) fn schedule(&mut self, service: &Service, slots: &[u32]) {
+        self.schedule_by(service, Rule::ROUND_ROBIN, slots);
+    }
+
+    /// The same with another rule.
+    pub(crate) fn schedule_by(&mut self, service: &Service, rule: Rule, slots: &[u32]) -> Rotation {
+        let rotation = self.rotation(rule, slots);
+        self.datapath.set_rotation(service.index, rotation).unwrap();
+        rotation
+    }
+
+    /// A schedule in pages not used before.
+    pub(crate) fn rotation(&mut self, rule: Rule, slots: &[u32]) -> Rotation {
         let base = self.pages * SLOTS_PER_PAGE;
         let pages: Vec<_> = slots
             .chunks(SLOTS_PER_PAGE as usize)
@@ -176,8 +188,7 @@ impl Lab {
             .collect();
         self.datapath.write_pages(self.pages, &pages).unwrap();
         self.pages += u32::try_from(pages.len()).unwrap();
-        let rotation = Rotation::new(base, u32::try_from(slots.len()).unwrap(), Rule::ROUND_ROBIN);
-        self.datapath.set_rotation(service.index, rotation).unwrap();
+        Rotation::new(base, u32::try_from(slots.len()).unwrap(), rule)
     }
 
     /// Publishes a changed backend.

@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod admission;
 mod adoption;
 mod balance;
 mod case;
@@ -36,6 +37,7 @@ mod ports;
 mod random;
 mod reasons;
 mod run;
+mod schedulers;
 mod service;
 mod tunnels;
 mod twins;

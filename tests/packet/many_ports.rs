@@ -21,7 +21,9 @@ fn at(service: &Service, port: u16) -> Service {
 
 /// Port 0 stands for all ports.
 fn publish(lab: &mut Lab, service: &Service, port: u16) {
-    lab.datapath.set_service(at(service, port).id(), service.index).unwrap();
+    lab.datapath
+        .set_service(at(service, port).id(), Setup::default().entry(service.index))
+        .unwrap();
 }
 
 #[test]
@@ -116,7 +118,9 @@ fn both_protocols_may_lead_to_one_service() {
             },
             ..tcp.clone()
         };
-        lab.datapath.set_service(udp.id(), udp.index).unwrap();
+        lab.datapath
+            .set_service(udp.id(), Setup::default().entry(udp.index))
+            .unwrap();
         let one = lab.forward(&tcp, &tcp.request(4000));
         let two = lab.forward(&udp, &udp.request(4000));
         assert_ne!(one.0, two.0, "in turn, over both protocols");
@@ -132,7 +136,8 @@ fn all_ports_that_lead_to_a_service_are_found_again() {
     for port in [0, 9000, 9001] {
         publish(&mut lab, &service, port);
     }
-    let found: Vec<(ServiceId, u32)> = lab.datapath.contents().unwrap().services.into_iter().collect();
+    let services = lab.datapath.contents().unwrap().services.into_iter();
+    let found: Vec<(ServiceId, u32)> = services.map(|(id, entry)| (id, entry.index)).collect();
     let mut ports = [0, service.vip.port(), 9000, 9001];
     ports.sort_unstable();
     assert_eq!(found, ports.map(|port| (at(&service, port).id(), service.index)));

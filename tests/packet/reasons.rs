@@ -195,6 +195,19 @@ const ROWS: &[Row] = &[
         answered: true,
     },
     Row {
+        name: "as many flows as every backend may have",
+        packet: |lab, case| {
+            let service = lab.serve(case, &Setup::default());
+            for server in service.servers.clone() {
+                lab.change(server, |backend| backend.limit = 1);
+                let _flow = lab.forward(&service, &service.request(100 + server.index as u16));
+            }
+            Some(service.request(1).bytes())
+        },
+        reason: Reason::Drop(DropReason::BackendsFull),
+        answered: true,
+    },
+    Row {
         name: "flow of a backend that went down",
         packet: |lab, case| {
             let service = lab.serve(
@@ -400,6 +413,11 @@ fn a_full_flow_table_refuses() {
             "SERVICES_V4",
             "SERVICES_V6",
             "ROTATIONS",
+            "SPILLS",
+            "PREVIOUS",
+            "ACTIVE",
+            "AFFINITY_V4",
+            "AFFINITY_V6",
             "CURSORS",
             "SLOTS",
             "BACKENDS",
@@ -413,16 +431,15 @@ fn a_full_flow_table_refuses() {
         }
         // The kernel empties a program map when the last user's handle is closed, unless it is pinned.
         pinned.map_pin_path("STAGES", lab.bpffs.join(format!("STAGES_{}", service.index)));
+        // The kernel empties a map of programs once nobody holds it, pinned or open.
+        let stages = lab.bpffs.join(format!("STAGES_{}", service.index));
+        pinned.map_pin_path("STAGES", &stages);
         let mut ebpf = pinned.map_pin_path(name, &small).load(OBJECT).unwrap();
         loader::link(&mut ebpf).unwrap();
         let program: &Xdp = ebpf.program("lb").unwrap().try_into().unwrap();
         let ifindex = lab.ifindex(CLIENT_IF);
-        assert_eq!(
-            run(program, ifindex, &[], &service.request(1).bytes()).verdict,
-            Verdict::Redirect,
-            "{case:?}: {:?}",
-            lab.reasons()
-        );
+        let first = run(program, ifindex, &[], &service.request(1).bytes()).verdict;
+        assert_eq!(first, Verdict::Redirect, "{case:?}: {:?}", lab.reasons());
         let before = lab.dropped(DropReason::FlowTableFull);
         let out = run(program, ifindex, &[], &service.request(2).bytes());
         let expected = if is_tcp(case) { Verdict::Tx } else { Verdict::Drop };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{Mode, OnDown},
+    abi::{self, Mode, OnDown, ServiceFlags},
     flow::Timeouts,
 };
 use lb_userspace::model::{Protocol, ServiceId};
@@ -173,6 +173,21 @@ pub(crate) struct Setup {
     pub(crate) on_down: OnDown,
     pub(crate) timeouts: Timeouts,
     pub(crate) mtu: u32,
+    pub(crate) flags: u32,
+    /// In ticks.
+    pub(crate) affinity: u32,
+}
+
+impl Setup {
+    /// The service's entry.
+    pub(crate) fn entry(&self, index: u32) -> abi::Service {
+        abi::Service {
+            index,
+            flags: ServiceFlags(self.flags),
+            affinity: self.affinity,
+            ..abi::Service::default()
+        }
+    }
 }
 
 impl Setup {
@@ -184,6 +199,8 @@ impl Setup {
         on_down: OnDown::RESET,
         timeouts: timeouts(LONG),
         mtu: 1500,
+        flags: 0,
+        affinity: 0,
     };
 }
 

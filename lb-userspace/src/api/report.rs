@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Sweep,
-    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts},
+    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, Timeouts},
 };
 
 /// Everything that `lb status` shows.
@@ -66,6 +66,8 @@ pub struct ServiceReport {
     pub mode: ForwardingMode,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// What else decides where flows go.
+    pub scheduling: SchedulingReport,
     /// What happens to the flows of a backend that is down.
     pub on_down: OnDown,
     /// Whether a recovered lower tier takes new flows back.
@@ -124,6 +126,50 @@ impl From<TimeoutsReport> for Timeouts {
     }
 }
 
+/// What decides where flows go, besides the scheduler; durations in milliseconds, 0 where it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulingReport {
+    /// Slots of the Maglev table.
+    pub maglev_table_size: u32,
+    /// How long the table before the last change counts for TCP connections that are not in the flow table.
+    pub rehash_window_ms: u64,
+    /// How long a client stays with its backend after its last new flow.
+    pub affinity_ms: u64,
+    /// Each UDP datagram is scheduled by itself.
+    pub one_packet: bool,
+    /// How long the share of a backend that returns takes to climb.
+    pub slow_start_ms: u64,
+    /// After so long a drained backend's flows are treated as `on-down` says.
+    pub drain_timeout_ms: u64,
+}
+
+impl From<Scheduling> for SchedulingReport {
+    fn from(scheduling: Scheduling) -> Self {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            maglev_table_size: scheduling.maglev_table_size,
+            rehash_window_ms: ms(scheduling.rehash_window),
+            affinity_ms: ms(scheduling.affinity),
+            one_packet: scheduling.one_packet,
+            slow_start_ms: ms(scheduling.slow_start),
+            drain_timeout_ms: ms(scheduling.drain_timeout),
+        }
+    }
+}
+
+impl From<SchedulingReport> for Scheduling {
+    fn from(report: SchedulingReport) -> Self {
+        Self {
+            maglev_table_size: report.maglev_table_size,
+            rehash_window: Duration::from_millis(report.rehash_window_ms),
+            affinity: Duration::from_millis(report.affinity_ms),
+            one_packet: report.one_packet,
+            slow_start: Duration::from_millis(report.slow_start_ms),
+            drain_timeout: Duration::from_millis(report.drain_timeout_ms),
+        }
+    }
+}
+
 /// One backend of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackendReport {
@@ -137,6 +183,13 @@ pub struct BackendReport {
     pub tier: u8,
     /// What the operator decided.
     pub admin: AdminState,
+    /// Active flows at most; absent: any number.
+    pub max_connections: Option<u32>,
+    /// How much of its share it has, in percent, while that climbs after its return; absent: all.
+    pub slow_start_percent: Option<u32>,
+    /// Milliseconds until its drain ends and `on-down` applies to the flows that are left; absent: it lasts until the last
+    /// of them has ended.
+    pub drain_left_ms: Option<u64>,
     /// Health.
     pub health: HealthReport,
     /// Whether new flows go to it.

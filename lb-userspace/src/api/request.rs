@@ -1,6 +1,6 @@
 //! What a client may ask of the daemon, and how the daemon refuses.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::filter::FlowFilter;
 use super::report::{FlowCount, FlowReport, ServiceReport, Status, VersionReport};
 use crate::{
     datapath::FlowPlace,
-    model::{AdminState, Backend, Interface, OnDown, Service, Timeouts},
+    model::{AdminState, Backend, Interface, OnDown, Scheduler, Scheduling, Service, Timeouts},
 };
 
 /// A request. Services and backends are named as in the configuration; a service also by `VIP:PORT/PROTOCOL`,
@@ -104,6 +104,12 @@ pub struct ServiceChange {
     pub failback: Option<bool>,
     /// Idle timeouts of flows.
     pub timeouts: Option<Timeouts>,
+    /// How a new flow finds its backend.
+    #[serde(default)]
+    pub scheduler: Option<Scheduler>,
+    /// What else decides where flows go.
+    #[serde(default)]
+    pub scheduling: Option<Scheduling>,
 }
 
 /// Changes to a backend; `None` leaves a thing as it is.
@@ -115,6 +121,12 @@ pub struct BackendChange {
     pub tier: Option<u8>,
     /// Enabled, drain or disabled.
     pub admin: Option<AdminState>,
+    /// How long a drain may last; `None`: as the service says.
+    #[serde(default)]
+    pub drain_timeout: Option<Duration>,
+    /// Active flows at most; 0: any number.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
 }
 
 /// The daemon's reply.

@@ -1,6 +1,6 @@
 //! `lb backend`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -39,8 +39,8 @@ Examples:
   lb backend add web 10.0.0.12:8080 --name web-2 --weight 5
   lb backend add web [2001:db8::9]:8080 --backup")]
     Add(AddArgs),
-    /// Change a backend's weight or tier
-    #[command(after_help = format!("{NAMES}\
+    /// Change a backend's weight, tier or limit
+    #[command(override_usage = "lb backend set [OPTIONS] <SERVICE> <BACKEND>", after_help = format!("{NAMES}\
 Examples:
   lb backend set web web-1 --weight 10     from the next new flow on
   lb backend set web web-2 --weight 0      takes no new flows
@@ -58,8 +58,9 @@ Examples:
     #[command(after_help = format!("{NAMES}\
 Example: before maintenance
   lb backend drain '*' 10.0.0.11:80
-  lb flows --backend 10.0.0.11:80     until there are none"))]
-    Drain(Which),
+  lb flows --backend 10.0.0.11:80     until there are none
+  lb backend drain web web-1 --timeout 10m   then on-down applies"))]
+    Drain(DrainArgs),
 }
 
 /// A backend of a service.
@@ -69,6 +70,17 @@ pub struct Which {
     service: String,
     /// Its name or address
     backend: String,
+}
+
+/// Options of `lb backend drain`.
+#[derive(Debug, Clone, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// After that on-down applies [default: the service's]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    timeout: Option<Duration>,
 }
 
 /// Options of `lb backend add`.
@@ -85,7 +97,7 @@ pub struct AddArgs {
     #[arg(long)]
     name: Option<String>,
 
-    /// Share of new flows, 0 to 256; 0 takes none
+    /// Share of new flows, to 256; 0: none
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::weight)]
     weight: u16,
 
@@ -96,11 +108,15 @@ pub struct AddArgs {
     /// Serve only while lower tiers cannot
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = values::tier)]
     tier: u8,
+
+    /// Active flows at most; 0 sets no limit
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = values::connections)]
+    max_connections: u32,
 }
 
 /// Options of `lb backend set`.
 #[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = true, args = ["weight", "tier"])]
+#[group(required = true, multiple = true, args = ["weight", "tier", "max_connections"])]
 pub struct SetArgs {
     #[command(flatten)]
     which: Which,
@@ -112,6 +128,10 @@ pub struct SetArgs {
     /// 0 serves first
     #[arg(long, value_name = "N", value_parser = values::tier)]
     tier: Option<u8>,
+
+    /// Active flows at most; 0 sets no limit
+    #[arg(long, value_name = "N", value_parser = values::connections)]
+    max_connections: Option<u32>,
 }
 
 impl BackendCommand {
@@ -133,7 +153,8 @@ impl BackendCommand {
             Self::Set(args) => args.which.set(BackendChange {
                 weight: args.weight,
                 tier: args.tier,
-                admin: None,
+                max_connections: args.max_connections,
+                ..BackendChange::default()
             }),
             Self::Remove(which) => Request::BackendRemove {
                 service: which.service.clone(),
@@ -141,7 +162,11 @@ impl BackendCommand {
             },
             Self::Enable(which) => which.set_admin(AdminState::Enabled),
             Self::Disable(which) => which.set_admin(AdminState::Disabled),
-            Self::Drain(which) => which.set_admin(AdminState::Drain),
+            Self::Drain(args) => args.which.set(BackendChange {
+                admin: Some(AdminState::Drain),
+                drain_timeout: args.timeout,
+                ..BackendChange::default()
+            }),
         }
     }
 }
@@ -181,6 +206,7 @@ impl AddArgs {
             name.clone_into(&mut backend.name);
         }
         backend.weight = self.weight;
+        backend.max_connections = Some(self.max_connections).filter(|n| *n > 0);
         backend.tier = if self.backup { 1 } else { self.tier };
         backend
     }

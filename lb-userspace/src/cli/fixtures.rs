@@ -7,7 +7,7 @@ use crate::{
         BackendReport, Counters, FlowReport, FlowTableReport, HealthReport, HealthState, InterfaceReport, MapReport,
         ReasonReport, ServiceReport, Status, TimeoutsReport,
     },
-    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Timeouts},
+    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, Timeouts},
 };
 
 /// The present of the tests.
@@ -31,6 +31,9 @@ pub(super) fn backend(name: &str, address: &str) -> BackendReport {
         weight: 1,
         tier: 0,
         admin: AdminState::Enabled,
+        max_connections: None,
+        slow_start_percent: None,
+        drain_left_ms: None,
         health: HealthReport {
             state: HealthState::Up,
             since: NOW - 273_600,
@@ -76,6 +79,7 @@ pub(super) fn service(name: &str, vip: &str, backends: Vec<BackendReport>) -> Se
         address: format!("{vip}/tcp"),
         mode: ForwardingMode::FullNat,
         scheduler: Scheduler::RoundRobin,
+        scheduling: Scheduling::default().into(),
         on_down: OnDown::Reset,
         failback: true,
         timeouts: TimeoutsReport::from(Timeouts::default()),

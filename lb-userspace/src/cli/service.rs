@@ -15,8 +15,8 @@ use super::{
 use crate::{
     api::{ApiError, ErrorKind, Reply, Request, ServiceChange, ServiceReport},
     model::{
-        Backend, Extent, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Service, ServiceId, Timeouts, Vip,
-        VipAddress,
+        Backend, Extent, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Scheduler, Scheduling, Service,
+        ServiceId, Timeouts, Vip, VipAddress,
     },
 };
 
@@ -40,11 +40,13 @@ Examples:
     #[command(
         override_usage = "lb service set [OPTIONS] <SERVICE>",
         after_help = "\
-At least one of --on-down, --failback and --timeout is needed.
+At least one option is needed. A change of the scheduler counts from the next
+new flow on; flows that exist stay where they are.
 
 Examples:
   lb service set web --on-down keep --failback false
-  lb service set web --timeout tcp-established=1h --timeout tcp-syn=10s"
+  lb service set web --timeout tcp-established=1h --timeout tcp-syn=10s
+  lb service set web --scheduler maglev --affinity off"
     )]
     Set(SetArgs),
     /// Remove a service; its flows end
@@ -73,7 +75,7 @@ pub struct AddArgs {
     #[arg(long, value_enum, default_value = "full-nat", hide_possible_values = true)]
     mode: ForwardingMode,
 
-    /// A server, with options: ,weight=N ,backup ,tier=N ,name=X
+    /// A server: ,weight=N ,backup ,tier=N ,max-connections=N ,name=X
     #[arg(long = "backend", value_name = "ADDRESS[:PORT][,...]", value_parser = values::backend)]
     backends: Vec<Backend>,
 
@@ -106,11 +108,74 @@ pub(super) struct PolicyArgs {
     /// Idle timeout: tcp-syn, -established, -fin, -closing or udp
     #[arg(long = "timeout", value_name = "NAME=DURATION", value_parser = values::timeout)]
     timeouts: Vec<TimeoutChange>,
+
+    #[command(flatten)]
+    scheduling: SchedulingArgs,
+}
+
+/// How a new flow finds its backend.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Scheduling")]
+pub(super) struct SchedulingArgs {
+    /// round-robin, least-conn, source-hash or maglev
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    scheduler: Option<Scheduler>,
+
+    /// Slots of the hash table, a prime number [default: 65537]
+    #[arg(long, value_name = "N", value_parser = values::table_size)]
+    maglev_table_size: Option<u32>,
+
+    /// How long a replaced hash table counts [default: 5m]
+    #[arg(long, value_name = "DURATION|off", value_parser = values::span)]
+    rehash_window: Option<Duration>,
+
+    /// Clients stay with their backend so long [default: off]
+    #[arg(long, value_name = "DURATION|off", value_parser = values::span)]
+    affinity: Option<Duration>,
+
+    /// Each UDP datagram goes by itself [default: false]
+    #[arg(long, value_name = "true|false", value_parser = clap::value_parser!(bool), hide_possible_values = true)]
+    one_packet: Option<bool>,
+
+    /// Shares of returning backends climb so long [default: off]
+    #[arg(long, value_name = "DURATION|off", value_parser = values::span)]
+    slow_start: Option<Duration>,
+
+    /// Drains last so long at most [default: off]
+    #[arg(long, value_name = "DURATION|off", value_parser = values::span)]
+    drain_timeout: Option<Duration>,
+}
+
+impl SchedulingArgs {
+    /// Whether anything besides the scheduler is asked for.
+    const fn any(&self) -> bool {
+        self.maglev_table_size.is_some()
+            || self.rehash_window.is_some()
+            || self.affinity.is_some()
+            || self.one_packet.is_some()
+            || self.slow_start.is_some()
+            || self.drain_timeout.is_some()
+    }
+
+    fn apply(&self, scheduling: &mut Scheduling) {
+        let now = *scheduling;
+        *scheduling = Scheduling {
+            maglev_table_size: self.maglev_table_size.unwrap_or(now.maglev_table_size),
+            rehash_window: self.rehash_window.unwrap_or(now.rehash_window),
+            affinity: self.affinity.unwrap_or(now.affinity),
+            one_packet: self.one_packet.unwrap_or(now.one_packet),
+            slow_start: self.slow_start.unwrap_or(now.slow_start),
+            drain_timeout: self.drain_timeout.unwrap_or(now.drain_timeout),
+        };
+    }
 }
 
 /// Options of `lb service set`.
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("change").args(["on_down", "failback", "timeouts"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("change").args([
+    "on_down", "failback", "timeouts", "scheduler", "maglev_table_size", "rehash_window", "affinity", "one_packet",
+    "slow_start", "drain_timeout",
+]).required(true).multiple(true))]
 pub struct SetArgs {
     /// Name, or ADDRESS:PORT/PROTOCOL
     service: String,
@@ -208,9 +273,15 @@ impl AddArgs {
             on_down,
             failback,
             timeouts,
+            scheduling,
         } = &self.policy;
         service.on_down = on_down.unwrap_or(service.on_down);
         service.failback = failback.unwrap_or(service.failback);
+        service.scheduler = scheduling.scheduler.unwrap_or(service.scheduler);
+        scheduling.apply(&mut service.scheduling);
+        if service.scheduling.one_packet {
+            service.timeouts.udp = service.timeouts.udp.min(Scheduling::ONE_PACKET_TIMEOUT);
+        }
         timeouts.iter().for_each(|change| change.apply(&mut service.timeouts));
         Ok(service)
     }
@@ -257,7 +328,7 @@ impl HealthArgs {
 }
 
 impl SetArgs {
-    /// `now` lists the services: a change of one timeout is sent with the others as they are.
+    /// `now` lists the services: a change of one timeout is sent with the others as they are, and so with scheduling.
     pub(super) fn request(
         &self,
         now: impl FnOnce() -> Result<Vec<ServiceReport>, ApiError>,
@@ -266,25 +337,31 @@ impl SetArgs {
             on_down,
             failback,
             timeouts: changes,
+            scheduling: wanted,
         } = &self.policy;
-        let timeouts = if changes.is_empty() {
-            None
-        } else {
+        let (mut timeouts, mut scheduling) = (None, None);
+        if !changes.is_empty() || wanted.any() {
             let found = now()?;
             let service = found
                 .iter()
                 .find(|service| is_service(service, &self.service))
                 .ok_or_else(|| no_such_service(&self.service))?;
-            let mut timeouts = Timeouts::from(service.timeouts);
-            changes.iter().for_each(|change| change.apply(&mut timeouts));
-            Some(timeouts)
-        };
+            if !changes.is_empty() {
+                let timeouts = timeouts.insert(Timeouts::from(service.timeouts));
+                changes.iter().for_each(|change| change.apply(timeouts));
+            }
+            if wanted.any() {
+                wanted.apply(scheduling.insert(Scheduling::from(service.scheduling)));
+            }
+        }
         Ok(Request::ServiceSet {
             service: self.service.clone(),
             change: ServiceChange {
                 on_down: *on_down,
                 failback: *failback,
                 timeouts,
+                scheduler: wanted.scheduler,
+                scheduling,
             },
         })
     }

@@ -7,7 +7,7 @@ use super::{
     view::{Tone, View},
 };
 use crate::{
-    api::{BackendReport, Counters, FlowTableReport, HealthState, ServiceReport, Status},
+    api::{BackendReport, Counters, FlowTableReport, HealthState, SchedulingReport, ServiceReport, Status},
     model::{AdminState, Protocol, endpoint_name},
 };
 
@@ -109,6 +109,7 @@ fn service(service: &ServiceReport, view: &View) -> String {
     shown.push_str(&view.paragraph(Tone::Plain, 2, &traffic));
     shown.push_str(&backends(service, view));
     shown.push_str(&unserved_notes(service, view));
+    shown.push_str(&passing_notes(service, view));
     shown.push_str(&check_notes(service, view));
     shown
 }
@@ -121,11 +122,9 @@ const fn refusal(protocol: Protocol) -> &'static str {
 }
 
 fn settings(service: &ServiceReport) -> String {
-    let mut parts = vec![
-        service.mode.to_string(),
-        service.scheduler.to_string(),
-        format!("on-down {}", service.on_down),
-    ];
+    let mut parts = vec![service.mode.to_string(), service.scheduler.to_string()];
+    parts.extend(scheduling(&service.scheduling));
+    parts.push(format!("on-down {}", service.on_down));
     if has_tiers(service) && !service.failback {
         parts.push("no failback".to_owned());
     }
@@ -134,6 +133,25 @@ fn settings(service: &ServiceReport) -> String {
         None => "VIP not added by lb".to_owned(),
     });
     parts.join(", ")
+}
+
+/// What an operator asked for besides the scheduler.
+fn scheduling(scheduling: &SchedulingReport) -> Vec<String> {
+    let spans = [
+        ("affinity", scheduling.affinity_ms),
+        ("slow start", scheduling.slow_start_ms),
+        ("drains", scheduling.drain_timeout_ms),
+    ];
+    let spans = spans.into_iter().filter(|(_, ms)| *ms > 0);
+    let spans = spans.map(|(name, ms)| format!("{name} {}", human::span(ms / 1000)));
+    spans
+        .chain(scheduling.one_packet.then(|| "one-packet".to_owned()))
+        .collect()
+}
+
+/// What a backend's share is counted by: its weight, as far as it has climbed.
+fn weight(backend: &BackendReport) -> u64 {
+    u64::from(backend.weight) * u64::from(backend.slow_start_percent.unwrap_or(100))
 }
 
 fn has_tiers(service: &ServiceReport) -> bool {
@@ -159,11 +177,11 @@ fn backends(service: &ServiceReport, view: &View) -> String {
     .indented(2)
     .optional("RESULT");
     let in_rotation = service.backends.iter().filter(|backend| backend.in_rotation);
-    let weights: u64 = in_rotation.map(|backend| u64::from(backend.weight)).sum();
+    let weights: u64 = in_rotation.map(weight).sum();
     for backend in &service.backends {
         let (word, tone) = state_word(backend);
         let share = if backend.in_rotation {
-            human::percent(backend.weight.into(), weights)
+            human::percent(weight(backend), weights)
         } else {
             "-".to_owned()
         };
@@ -242,6 +260,25 @@ pub(super) fn unserved_notes(service: &ServiceReport, view: &View) -> String {
     notes
         .map(|(why, names)| view.paragraph(tone_of(why), 2, &format!("no new flows to {names}: {why}")))
         .collect()
+}
+
+/// What changes by itself: shares that climb, and drains that end.
+fn passing_notes(service: &ServiceReport, view: &View) -> String {
+    let note = |backend: &BackendReport| {
+        let name = &backend.name;
+        let climbing = backend
+            .slow_start_percent
+            .map(|percent| format!("{name}: slow start, at {percent} % of its share"));
+        let draining = backend.drain_left_ms.map(|ms| match ms / 1000 {
+            0 => format!("{name}: its drain is over, on-down applies to what is left"),
+            left => format!("{name}: on-down applies to what is left in {}", human::span(left)),
+        });
+        let notes = climbing.into_iter().chain(draining);
+        notes
+            .map(|text| view.paragraph(Tone::Dim, 2, &text))
+            .collect::<String>()
+    };
+    service.backends.iter().map(note).collect()
 }
 
 /// Checks whose last result contradicts the state: the state is about to change.

@@ -6,7 +6,10 @@ use clap::{ValueEnum, builder::PossibleValue};
 
 use crate::{
     config::value,
-    model::{Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Timeouts, Vip, XdpMode},
+    model::{
+        Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler, Timeouts, Vip, XdpMode,
+    },
+    plan::maglev::is_prime,
 };
 
 /// Gives a model enum its names on the command line.
@@ -43,6 +46,13 @@ choices! { ForwardingMode:
     "l2-dsr" => L2Dsr, "backends on the link have the VIP and answer themselves";
     "ipip" => Ipip, "wrapped in IP; backends have the VIP and answer themselves";
     "gue" => Gue, "wrapped in UDP; backends have the VIP and answer themselves";
+}
+
+choices! { Scheduler:
+    "round-robin" => RoundRobin, "in turn, as weights say";
+    "least-conn" => LeastConn, "fewest active flows for the weight";
+    "source-hash" => SourceHash, "by the client's address";
+    "maglev" => Maglev, "by addresses and ports";
 }
 
 choices! { OnDown:
@@ -95,6 +105,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration, or `off`.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    if matches!(text, "off" | "0") {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|_| "expected a duration such as 30s or 10m, or off".to_owned())
+}
+
+/// The size of a Maglev table.
+pub(super) fn table_size(text: &str) -> Result<u32, String> {
+    let size: Option<u32> = text.parse().ok();
+    size.filter(|size| is_prime(*size))
+        .ok_or_else(|| "expected a prime number, such as 65537 or 655373".to_owned())
+}
+
 /// Seconds between two pages of `lb status --watch`.
 pub(super) fn pause(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
@@ -140,7 +165,13 @@ pub(super) fn tier(text: &str) -> Result<u8, String> {
         .map_err(|_| "expected a tier from 0 to 255; 0 serves first".to_owned())
 }
 
-/// `ADDRESS[:PORT][,weight=N][,backup][,tier=N][,name=X]`.
+/// Active flows at most; 0: any number.
+pub(super) fn connections(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "expected a number of connections; 0 sets no limit".to_owned())
+}
+
+/// `ADDRESS[:PORT][,weight=N][,backup][,tier=N][,max-connections=N][,name=X]`.
 pub(super) fn backend(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
     let mut backend = Backend::new(backend_endpoint(parts.next().unwrap_or_default())?);
@@ -154,10 +185,11 @@ pub(super) fn backend(text: &str) -> Result<Backend, String> {
             }
             "backup" if value.is_empty() => (backend.tier, tier_set) = (1, true),
             "tier" => (backend.tier, tier_set) = (tier(value)?, true),
+            "max-connections" => backend.max_connections = Some(connections(value)?).filter(|n| *n > 0),
             "name" if !value.is_empty() => value.clone_into(&mut backend.name),
             _ => {
                 return Err(format!(
-                    "`{part}`: expected weight=N, backup, tier=N or name=X after ADDRESS[:PORT]"
+                    "`{part}`: expected weight=N, backup, tier=N, max-connections=N or name=X after ADDRESS[:PORT]"
                 ));
             }
         }

@@ -107,6 +107,10 @@ fn limits(mut section: Section<'_>) -> Limits {
         icmp_per_second: section
             .integer("icmp-per-second", &bounds::ICMP_PER_SECOND)
             .unwrap_or(default.icmp_per_second),
+        slots: section.integer("slots", &bounds::SLOTS).unwrap_or(default.slots),
+        affinity: section
+            .integer("affinity", &bounds::AFFINITY)
+            .unwrap_or(default.affinity),
     };
     section.finish();
     limits

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     AdminState, Backend, Extent, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler,
-    Service, ServiceId, Timeouts, Vip, VipAddress,
+    Scheduling, Service, ServiceId, Timeouts, Vip, VipAddress,
 };
 
 const HTTP_ONLY: [&str; 4] = ["path", "host", "expect-status", "expect-body"];
@@ -45,6 +45,16 @@ pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Serv
         )
         .unwrap_or_default()
         .split();
+    let scheduling = scheduling(&mut section);
+    let default_timeouts = Timeouts {
+        // Each datagram takes a source port until its reply's time is over.
+        udp: if scheduling.one_packet {
+            default_timeouts.udp.min(Scheduling::ONE_PACKET_TIMEOUT)
+        } else {
+            default_timeouts.udp
+        },
+        ..default_timeouts
+    };
     let mut service = Service {
         name,
         id: ServiceId {
@@ -68,8 +78,17 @@ pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Serv
             )
             .unwrap_or_default(),
         scheduler: section
-            .choice("scheduler", &[("round-robin", Scheduler::RoundRobin)])
+            .choice(
+                "scheduler",
+                &[
+                    ("round-robin", Scheduler::RoundRobin),
+                    ("least-conn", Scheduler::LeastConn),
+                    ("source-hash", Scheduler::SourceHash),
+                    ("maglev", Scheduler::Maglev),
+                ],
+            )
             .unwrap_or_default(),
+        scheduling,
         vip_address: vip_address(&mut section),
         on_down: section
             .choice(
@@ -91,6 +110,20 @@ pub(super) fn read(mut section: Section<'_>, default_timeouts: Timeouts) -> Serv
     }
     section.finish();
     service
+}
+
+fn scheduling(section: &mut Section<'_>) -> Scheduling {
+    let default = Scheduling::default();
+    Scheduling {
+        maglev_table_size: section
+            .integer("maglev-table-size", &bounds::TABLE)
+            .unwrap_or(default.maglev_table_size),
+        rehash_window: duration(section, "rehash-window").unwrap_or(default.rehash_window),
+        affinity: duration(section, "affinity").unwrap_or(default.affinity),
+        one_packet: section.boolean("one-packet").unwrap_or(default.one_packet),
+        slow_start: duration(section, "slow-start").unwrap_or(default.slow_start),
+        drain_timeout: duration(section, "drain-timeout").unwrap_or(default.drain_timeout),
+    }
 }
 
 fn vip(section: &mut Section<'_>) -> Vip {
@@ -230,6 +263,8 @@ fn backend(mut section: Section<'_>, service: &Service) -> Backend {
                 ],
             )
             .unwrap_or_default(),
+        max_connections: section.integer("max-connections", &bounds::CONNECTIONS),
+        drain_until: None,
     };
     section.finish();
     backend

@@ -98,6 +98,17 @@ fn udp_moves_flows_and_is_not_checked_by_default() {
 }
 
 #[test]
+fn datagrams_by_themselves_free_their_ports_soon() {
+    let udp = format!("{INTERFACE}{SERVICE}protocol = \"udp\"\none-packet = true\n");
+    let timeout = |text: &str| parse("lb.toml", text).unwrap().services[0].timeouts.udp;
+    assert_eq!(timeout(&udp), Duration::from_secs(5));
+    assert_eq!(
+        timeout(&format!("{udp}timeouts = {{ udp = \"9s\" }}\n")),
+        Duration::from_secs(9)
+    );
+}
+
+#[test]
 fn services_inherit_timeouts_key_by_key() {
     let text =
         format!("{INTERFACE}[timeouts]\ntcp-syn = \"5s\"\nudp = \"9s\"\n{SERVICE}timeouts = {{ udp = \"3s\" }}\n");
@@ -287,6 +298,26 @@ fn mistakes_are_told() {
             format!(
                 "{INTERFACE}[limits]\nservices = 1\nbackends = 1\n{SERVICE}{BACKEND}[[service.backend]]\naddress = \"10.0.0.12:80\"\n[[service]]\nname = \"b\"\nvip = \"192.0.2.11:80\"\n"
             ),
+        ),
+        (
+            "tables_larger_than_the_arena",
+            format!("{INTERFACE}[limits]\nslots = 100000\n{SERVICE}scheduler = \"maglev\"\n{BACKEND}"),
+        ),
+        (
+            "table_size_not_prime",
+            format!("{INTERFACE}{SERVICE}maglev-table-size = 65536\n{BACKEND}"),
+        ),
+        (
+            "scheduler_near",
+            format!("{INTERFACE}{SERVICE}scheduler = \"leastconn\"\n{BACKEND}"),
+        ),
+        (
+            "one_packet_of_tcp",
+            format!("{INTERFACE}{SERVICE}one-packet = true\naffinity = \"8d\"\n{BACKEND}"),
+        ),
+        (
+            "no_connections",
+            format!("{INTERFACE}{SERVICE}{BACKEND}max-connections = 0\n"),
         ),
         ("source_ports_reversed", with_source("source-ports = \"5000-4000\"")),
         ("source_ports_too_low", with_source("source-ports = \"80-4000\"")),

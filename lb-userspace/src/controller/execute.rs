@@ -17,6 +17,8 @@ pub(crate) fn execute_action(datapath: &mut impl Datapath, action: &Action) -> R
         Action::SetBackend { index, backend } => datapath.set_backend(*index, *backend),
         Action::WritePages { first, pages } => datapath.write_pages(*first, pages),
         Action::SetRotation { service, rotation } => datapath.set_rotation(*service, *rotation),
-        Action::SetService { id, index } => datapath.set_service(*id, *index),
+        Action::SetSpill { service, rotation } => datapath.set_spill(*service, *rotation),
+        Action::SetPrevious { service, previous } => datapath.set_previous(*service, *previous),
+        Action::SetService { id, service } => datapath.set_service(*id, *service),
     }
 }

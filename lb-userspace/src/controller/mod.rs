@@ -5,6 +5,7 @@
 //! look-ups, VIP addresses, walks over the flow tables) runs aside and comes back as an event, so that a health verdict
 //! never waits behind it.
 
+mod climb;
 mod events;
 pub(crate) mod execute;
 mod flows;
@@ -39,6 +40,7 @@ use tokio::{
 
 pub use self::lock::{Lock, LockError};
 use self::{
+    climb::Climbs,
     events::Internal,
     outlook::{Outlook, World},
     persist::StateFile,
@@ -209,6 +211,10 @@ struct Controller<D, N, H> {
     /// Services whose last publication failed, and why.
     dirty: BTreeMap<ServiceId, String>,
     retry_at: Option<Instant>,
+    /// Backends whose share will climb when they return.
+    climbs: Climbs,
+    /// When something changes by itself.
+    due: Option<Instant>,
 
     attachments: BTreeMap<String, Result<Attachment, String>>,
     vips: BTreeMap<std::net::IpAddr, Vip>,
@@ -272,6 +278,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             targets: HashMap::new(),
             dirty: BTreeMap::new(),
             retry_at: None,
+            climbs: Climbs::default(),
+            due: None,
             attachments: BTreeMap::new(),
             vips: BTreeMap::new(),
             echo: BTreeMap::new(),
@@ -313,10 +321,16 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                 Some(event) = inputs.network.recv() => self.on_network(&event),
                 () = at(self.network_due) => self.on_network_settled(),
                 () = at(self.retry_at) => self.retry(),
+                () = at(self.due) => self.on_due(),
                 _ = sweeps.tick() => self.begin_sweep(),
                 _ = refreshes.tick() => self.refresh(),
             }
         }
+    }
+
+    /// The date, in seconds since the Unix epoch; steps of the clock after the start do not count.
+    fn today(&self) -> u64 {
+        status::seconds(self.started_at + self.now())
     }
 
     /// Time since the start, as the plan counts it.

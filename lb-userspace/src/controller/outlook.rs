@@ -2,21 +2,25 @@
 //! and how their entries look. Pure.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use lb_common::{
-    abi::{self, BackendState, Link},
-    flow::{self, TICK_SHIFT},
+    abi::{self, BackendState, Link, ServiceFlags},
+    flow::{self, TICK_SHIFT, Tick},
     net::{Be16, MacAddr, TCP, UDP},
 };
 
 use super::ports::{HopError, NextHop};
 use crate::{
     api::HealthState,
-    model::{AdminState, Backend, Config, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Service, Timeouts},
-    plan::{Candidate, TierChoice, WantedBackend, WantedService, choose_tier},
+    model::{
+        AdminState, Backend, Config, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Scheduler, Service,
+        ServiceId, Timeouts,
+    },
+    plan::{Candidate, Filling, TierChoice, WantedBackend, WantedService, choose_tier, ramp},
 };
 
 /// The last way to a backend that was known.
@@ -48,6 +52,29 @@ pub(crate) struct World {
     pub(crate) known: HashMap<IpAddr, KnownHop>,
     /// Indices of the interfaces that carry the packet path, once that is known.
     pub(crate) attached: Option<BTreeSet<u32>>,
+    /// How long the controller has been running.
+    pub(crate) running: Duration,
+    /// Seconds since the Unix epoch.
+    pub(crate) today: u64,
+    /// The packet path's time, where a service asks for it.
+    pub(crate) tick: Option<Tick>,
+    /// When backends returned whose share is still climbing, as `running` counts.
+    pub(crate) returned: BTreeMap<(ServiceId, SocketAddr), Duration>,
+}
+
+impl World {
+    /// How far the share of a backend has climbed, of [`ramp::STEPS`].
+    pub(crate) fn climbed(&self, service: &Service, backend: &Backend) -> u32 {
+        match self.returned.get(&(service.id, backend.address)) {
+            Some(since) => ramp::reached(self.running.saturating_sub(*since), service.scheduling.slow_start),
+            None => ramp::STEPS,
+        }
+    }
+
+    /// Whether a drain has lasted as long as it may.
+    pub(crate) fn drained(&self, backend: &Backend) -> bool {
+        backend.admin == AdminState::Drain && backend.drain_until.is_some_and(|until| until <= self.today)
+    }
 }
 
 /// What becomes of a service.
@@ -57,6 +84,8 @@ pub(crate) struct Outlook {
     pub(crate) wanted: WantedService,
     /// The tier that serves.
     pub(crate) tier: TierChoice,
+    /// For each backend in order: its standing before tiers are looked at.
+    pub(crate) candidates: Vec<(SocketAddr, Candidate)>,
     /// For each backend in order: why it takes no new flows.
     pub(crate) why_not: Vec<Option<String>>,
 }
@@ -92,18 +121,69 @@ pub(crate) fn outlook(service: &Service, world: &World, config: &Config, holding
         .iter()
         .map(|s| s.why_not.clone().or_else(|| waits(&s.candidate, tier)))
         .collect();
+    let spill = spill_tier(service, &candidates, tier);
+    let climbing = service.backends.iter().any(|b| world.climbed(service, b) < ramp::STEPS);
+    let addresses = service.backends.iter().map(|b| b.address);
+    let place = |backend: &Backend| Place {
+        tier,
+        spill,
+        // Shares are in steps only where they must be, so that schedules stay short.
+        weight: u32::from(backend.weight) * if climbing { world.climbed(service, backend) } else { 1 },
+    };
     let backends = service.backends.iter().zip(standings);
     Outlook {
+        candidates: addresses.zip(candidates).collect(),
         wanted: WantedService {
             id: service.id,
             keys: service.keys().collect(),
+            entry: entry(service),
+            filling: Filling {
+                scheduler: service.scheduler,
+                table_size: service.scheduling.maglev_table_size,
+            },
+            previous_until: previous_until(service, world),
             backends: backends
-                .filter_map(|(b, s)| wanted(service, b, s, tier, config))
+                .filter_map(|(b, s)| wanted(service, b, s, &place(b), config))
                 .collect(),
         },
         tier,
         why_not,
     }
+}
+
+/// The service's own entry; the layout knows its index.
+fn entry(service: &Service) -> abi::Service {
+    let one_packet = service.scheduling.one_packet && service.id.protocol == Protocol::Udp;
+    abi::Service {
+        flags: ServiceFlags(if one_packet { ServiceFlags::ONE_PACKET } else { 0 }),
+        affinity: in_ticks(service.scheduling.affinity),
+        ..abi::Service::default()
+    }
+}
+
+/// Where backends see the client's own ports, packets of flows that are not in the flow table can go on.
+fn previous_until(service: &Service, world: &World) -> Option<Tick> {
+    let window = service.scheduling.rehash_window;
+    let counts = service.id.protocol == Protocol::Tcp && service.mode != ForwardingMode::FullNat && !window.is_zero();
+    Some(world.tick.filter(|_| counts)?.plus(in_ticks(window)))
+}
+
+/// The tier that takes over while every backend of the one that serves is full.
+fn spill_tier(service: &Service, candidates: &[Candidate], tier: TierChoice) -> Option<u8> {
+    let serving = tier.serving?;
+    let fills = service
+        .backends
+        .iter()
+        .any(|b| b.tier == serving && b.max_connections.is_some());
+    let above = candidates.iter().filter(|c| c.tier > serving && c.takes_flows());
+    above.map(|c| c.tier).min().filter(|_| fills)
+}
+
+/// A backend's place in its service.
+struct Place {
+    tier: TierChoice,
+    spill: Option<u8>,
+    weight: u32,
 }
 
 /// Why a backend that could take flows does not.
@@ -135,6 +215,7 @@ fn standing(service: &Service, backend: &Backend, world: &World, config: &Config
     let why_not = match (backend.admin, health) {
         (AdminState::Disabled, _) => Some("disabled".to_owned()),
         (_, HealthState::Down) => Some("down".to_owned()),
+        (AdminState::Drain, _) if world.drained(backend) => Some("drained: its time is over".to_owned()),
         (AdminState::Drain, _) => Some("draining".to_owned()),
         (_, HealthState::Unknown) => Some("not checked yet".to_owned()),
         _ => None,
@@ -154,7 +235,7 @@ fn standing(service: &Service, backend: &Backend, world: &World, config: &Config
         hop: known,
         sources: sources.unwrap_or_default(),
         why_not,
-        state: if healthy && backend.admin != AdminState::Disabled {
+        state: if healthy && backend.admin != AdminState::Disabled && !world.drained(backend) {
             BackendState::UP
         } else {
             BackendState::DOWN
@@ -230,11 +311,13 @@ fn wanted(
     service: &Service,
     backend: &Backend,
     standing: Standing,
-    tier: TierChoice,
+    place: &Place,
     config: &Config,
 ) -> Option<WantedBackend> {
     let hop = standing.hop?;
-    let serves = standing.candidate.takes_flows() && tier.serving == Some(backend.tier);
+    let serves = standing.candidate.takes_flows() && place.tier.serving == Some(backend.tier);
+    let spills = standing.candidate.takes_flows() && place.spill == Some(backend.tier);
+    let by_load = service.scheduler == Scheduler::LeastConn && (serves || spills);
     let (first_port, last_port) = (
         *config.full_nat.source_ports.start(),
         *config.full_nat.source_ports.end(),
@@ -242,7 +325,8 @@ fn wanted(
     let full_nat = service.mode == ForwardingMode::FullNat;
     Some(WantedBackend {
         address: backend.address,
-        share: if serves { u32::from(backend.weight) } else { 0 },
+        share: if serves { place.weight } else { 0 },
+        spill: if spills { place.weight } else { 0 },
         sources: standing.sources.addresses,
         spread: standing.sources.spread,
         entry: abi::Backend {
@@ -264,6 +348,13 @@ fn wanted(
             } else {
                 Be16::default()
             },
+            limit: backend.max_connections.unwrap_or(0),
+            weight: if by_load {
+                u16::try_from(place.weight).unwrap_or(u16::MAX)
+            } else {
+                0
+            },
+            takes_new: u8::from(serves && !service.scheduling.affinity.is_zero()),
             state: standing.state,
             on_down: match service.on_down {
                 OnDown::Reset => abi::OnDown::RESET,
@@ -286,7 +377,6 @@ fn wanted(
     })
 }
 
-/// Rounded up, so that no timeout is shorter than asked for.
 fn ticks(service: &Service) -> flow::Timeouts {
     let timeouts: &Timeouts = &service.timeouts;
     let fin = if service.mode.direct_return() {
@@ -294,14 +384,16 @@ fn ticks(service: &Service) -> flow::Timeouts {
     } else {
         timeouts.tcp_established
     };
-    let ticks = |d: std::time::Duration| {
-        u32::try_from(d.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(i32::MAX.cast_unsigned())
-    };
     flow::Timeouts {
-        syn: ticks(timeouts.tcp_syn),
-        established: ticks(timeouts.tcp_established),
-        fin: ticks(fin),
-        closing: ticks(timeouts.tcp_closing),
-        udp: ticks(timeouts.udp),
+        syn: in_ticks(timeouts.tcp_syn),
+        established: in_ticks(timeouts.tcp_established),
+        fin: in_ticks(fin),
+        closing: in_ticks(timeouts.tcp_closing),
+        udp: in_ticks(timeouts.udp),
     }
+}
+
+/// Rounded up, so that nothing is shorter than asked for.
+fn in_ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(i32::MAX.cast_unsigned())
 }

@@ -1,17 +1,19 @@
 //! From what is wanted to what is written.
 
+use std::collections::BTreeMap;
+
 use tokio::time::Instant;
 
 use super::{
     Controller, RETRY_AFTER,
     execute::execute_action,
-    outlook::outlook,
+    outlook::{Outlook, World, outlook},
     ports::{Health, Network},
 };
 use crate::{
     datapath::{Datapath, DatapathError},
-    model::ServiceId,
-    plan::{Action, LayoutError, diff, layout::Draft},
+    model::{Service, ServiceId},
+    plan::{Action, LayoutError, diff, layout::Draft, ramp},
 };
 
 /// Why a service could not be published. What was written up to there is whole for packets.
@@ -32,6 +34,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             match self.publish(*id) {
                 Ok(at) => flipped = at.or(flipped),
                 Err(error) => {
+                    if matches!(error, PublishError::Layout(LayoutError::Pages(_))) {
+                        // The next attempt finds their room.
+                        self.forget_previous(|layout| layout.kept());
+                    }
                     let message = error.to_string();
                     if self.dirty.insert(*id, message.clone()).as_ref() != Some(&message) {
                         tracing::error!("service {}: not published: {message}; trying again", self.name_of(*id));
@@ -71,14 +77,32 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     /// What to bring about for a service; nothing while it is withheld.
     fn draft(&mut self, id: ServiceId) -> Result<Option<Draft>, LayoutError> {
-        let now = self.now();
+        let (now, today) = (self.now(), self.today());
         let Some(service) = self.desired.by_id(id) else {
             self.outlooks.remove(&id);
             self.holding.remove(&id);
+            self.climbs.forget(id, &mut self.world);
             return Ok(Some(self.layout.draft_removal(id)));
         };
         let holding = self.holding.get(&id).copied();
-        let outlook = outlook(service, &self.world, &self.config, holding);
+        self.world.running = now;
+        self.world.today = today;
+        self.world.tick = if service.scheduler.by_hash() || self.layout.is_hashed(id) {
+            self.flows.now().ok()
+        } else {
+            None
+        };
+        let mut outlook = outlook(service, &self.world, &self.config, holding);
+        if self
+            .climbs
+            .note(service, &outlook, self.outlooks.get(&id), &mut self.world)
+        {
+            outlook = self::outlook(service, &self.world, &self.config, holding);
+        }
+        self.due = [self.due, next_due(service, &self.world, self.started)]
+            .into_iter()
+            .flatten()
+            .min();
         let withheld = self.is_withheld(service);
         let draft = if withheld {
             None
@@ -91,6 +115,16 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         };
         self.outlooks.insert(id, outlook);
         Ok(draft)
+    }
+
+    /// The shares of backends that returned climb, and drains come to their end.
+    pub(super) fn on_due(&mut self) {
+        self.due = None;
+        (self.world.running, self.world.today) = (self.now(), self.today());
+        let changes =
+            |s: &&Service| next_due(s, &self.world, self.started).is_some() || changed(s, &self.world, &self.outlooks);
+        let ids: Vec<ServiceId> = self.desired.services.iter().filter(changes).map(|s| s.id).collect();
+        self.publish_or_retry(&ids);
     }
 
     /// One write, and its note in the layout.
@@ -116,4 +150,35 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             .by_id(id)
             .map_or_else(|| id.to_string(), |s| s.name.clone())
     }
+}
+
+/// When something about a service changes by itself: the next step of a slow start, or the end of a drain.
+fn next_due(service: &Service, world: &World, started: Instant) -> Option<Instant> {
+    let steps = service.backends.iter().filter_map(|b| {
+        let since = *world.returned.get(&(service.id, b.address))?;
+        let elapsed = world.running.saturating_sub(since);
+        Some(started + since + ramp::next(elapsed, service.scheduling.slow_start)?)
+    });
+    let ends = service.backends.iter().filter(|b| !world.drained(b));
+    let ends = ends.filter_map(|b| {
+        let left = b.drain_until?.saturating_sub(world.today);
+        Some(started + world.running + std::time::Duration::from_secs(left))
+    });
+    steps.chain(ends).min()
+}
+
+/// Whether a service is to be published because time went by.
+fn changed(service: &Service, world: &World, outlooks: &BTreeMap<ServiceId, Outlook>) -> bool {
+    let climbing = service
+        .backends
+        .iter()
+        .any(|b| world.returned.contains_key(&(service.id, b.address)));
+    let ended = |b: &crate::model::Backend| {
+        let entry = |w: &&crate::plan::WantedBackend| w.address == b.address;
+        let entry = outlooks
+            .get(&service.id)
+            .and_then(|o| o.wanted.backends.iter().find(entry));
+        world.drained(b) && entry.is_some_and(|w| w.entry.state == lb_common::abi::BackendState::UP)
+    };
+    climbing || service.backends.iter().any(ended)
 }

@@ -33,7 +33,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             Request::Shutdown => Err(state::error(ErrorKind::Invalid, "the daemon is ending already")),
             Request::ServiceAdd { .. } => {
                 // Said before 300 ms are spent on asking the link for the VIP.
-                if let Err(error) = self.desired.apply(&request, &self.rules) {
+                if let Err(error) = self.desired.apply(&request, &self.rules, self.today()) {
                     Err(error)
                 } else {
                     let Some((request, reply)) = self.wait_for_vip((request, reply)) else {
@@ -63,7 +63,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     /// Carries out a change whole, or takes it back.
     fn change(&mut self, request: &Request) -> Result<Reply, ApiError> {
-        let (next, change) = self.desired.apply(request, &self.rules)?;
+        let (next, change) = self.desired.apply(request, &self.rules, self.today())?;
         let before = std::mem::replace(&mut self.desired, next);
         if let Err(error) = self.carry_out(request, &change) {
             self.take_back(before, &change);

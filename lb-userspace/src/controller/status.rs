@@ -16,7 +16,8 @@ use crate::{
         ReasonReport, ServiceReport, Status,
     },
     datapath::{Datapath, DatapathError},
-    model::{Backend, ForwardingMode, Interface, Service},
+    model::{AdminState, Backend, ForwardingMode, Interface, Service},
+    plan::ramp,
     state::{self, count},
 };
 
@@ -63,6 +64,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             address: service.address(),
             mode: service.mode,
             scheduler: service.scheduler,
+            scheduling: service.scheduling.into(),
             on_down: service.on_down,
             failback: service.failback,
             timeouts: service.timeouts.into(),
@@ -91,12 +93,27 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             weight: backend.weight,
             tier: backend.tier,
             admin: backend.admin,
+            max_connections: backend.max_connections,
+            slow_start_percent: self.climbed(service, backend),
+            drain_left_ms: self.drain_left(backend),
             in_rotation: why_not.is_none(),
             why_not,
             next_hop: self.next_hop_words(service, backend),
             counters,
             health,
         }
+    }
+
+    /// How much of its share a returning backend has, in percent; `None` when it has all of it.
+    fn climbed(&self, service: &Service, backend: &Backend) -> Option<u32> {
+        let steps = self.world.climbed(service, backend);
+        (steps < ramp::STEPS).then_some(steps * 100 / ramp::STEPS)
+    }
+
+    /// Milliseconds until a drain has lasted as long as it may.
+    fn drain_left(&self, backend: &Backend) -> Option<u64> {
+        let left = backend.drain_until?.saturating_sub(self.today());
+        (backend.admin == AdminState::Drain).then_some(left * 1000)
     }
 
     fn why_not(&self, service: &Service, at: usize, health: &HealthReport) -> Option<String> {
@@ -265,6 +282,6 @@ fn system(error: DatapathError) -> ApiError {
     state::error(ErrorKind::System, error.to_string())
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

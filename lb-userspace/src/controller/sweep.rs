@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::Backend,
+    abi::{Backend, Previous},
     reason::{COUNTERS, DropReason},
 };
 
@@ -20,7 +20,7 @@ use crate::{
     api::{Counters, SweepReport},
     datapath::{BackendCounters, Datapath, DatapathError, Sweep},
     model::ServiceId,
-    plan::Action,
+    plan::{Action, Layout},
 };
 
 /// Sweeps in a minute, at one every five seconds.
@@ -38,6 +38,8 @@ pub(super) struct Books {
     pub(super) cost: Option<SweepReport>,
     /// Flows of each backend index at the last sweep, and its counters then.
     active: BTreeMap<u32, (u64, BackendCounters)>,
+    /// Counters of each backend index when the sweep began.
+    counted: BTreeMap<u32, BackendCounters>,
     /// How often source ports had run out, at each of the last sweeps.
     exhausted: VecDeque<u64>,
     /// Why the last sweep failed.
@@ -67,6 +69,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         if std::mem::replace(&mut self.books.running, true) {
             return;
         }
+        let counted: Vec<u32> = self.layout.contents().backends.keys().copied().collect();
+        self.books.counted = counted.into_iter().map(|i| (i, self.counters_of(i))).collect();
         let (flows, internal, began) = (Arc::clone(&self.flows), self.internal.clone(), self.now());
         tokio::task::spawn_blocking(move || drop(internal.send(Internal::Swept(began, flows.sweep()))));
     }
@@ -89,9 +93,52 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         let indices: Vec<u32> = self.layout.contents().backends.keys().copied().collect();
         let count = |i: u32| (i, (sweep.active.get(&i).copied().unwrap_or(0), self.counters_of(i)));
         self.books.active = indices.into_iter().map(count).collect();
+        self.correct_active(&sweep);
         self.sample_reasons();
         let now = self.now();
         self.layout.collect_garbage(now);
+        if !self.layout.contents().previous.is_empty()
+            && let Ok(tick) = self.flows.now()
+        {
+            self.forget_previous(|layout| layout.outdated(tick));
+        }
+    }
+
+    /// Puts right how many flows the packet path takes backends to have: entries that expire or are evicted end unseen.
+    fn correct_active(&mut self, sweep: &Sweep) {
+        let counted = |b: &Backend| b.weight > 0 || b.limit > 0;
+        let backends = self.layout.contents().backends.iter();
+        let counted: Vec<u32> = backends.filter(|(_, b)| counted(b)).map(|(index, _)| *index).collect();
+        for index in counted {
+            let before = self.books.counted.get(&index).copied().unwrap_or_default();
+            let now = self.counters_of(index);
+            let stirred = now.opened.saturating_sub(before.opened) + now.closed.saturating_sub(before.closed);
+            let swept = sweep.active.get(&index).copied().unwrap_or(0);
+            let Ok(active) = self.datapath.active(index) else {
+                continue;
+            };
+            if let Some(flows) = corrected(active, swept, stirred)
+                && let Err(error) = self.datapath.set_active(index, flows)
+            {
+                tracing::warn!("the flows of a backend could not be corrected: {error}; trying again");
+            }
+        }
+    }
+
+    /// Tables before the last change make room for others.
+    pub(super) fn forget_previous(&mut self, which: impl FnOnce(&Layout) -> Vec<(u32, Previous)>) {
+        for (service, previous) in which(&self.layout) {
+            let none = Action::SetPrevious {
+                service,
+                previous: Previous::default(),
+            };
+            if let Err(error) = self.write(&none) {
+                tracing::warn!("a table could not be given up: {error}; trying again");
+                continue;
+            }
+            let now = self.now();
+            self.layout.forgot(service, previous, now);
+        }
     }
 
     /// Removed backends without flows make room for others; their traffic stays in their service's books.
@@ -123,7 +170,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         contents
             .services
             .iter()
-            .find(|(_, index)| **index == service)
+            .find(|(_, entry)| entry.index == service)
             .map(|(id, _)| *id)
     }
 
@@ -142,6 +189,12 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     }
 }
 
+/// What a count of active flows is put right to, from what a sweep found and how many flows opened and closed
+/// while it went on: each of those may have been seen or not, so a count within that distance is as good as the sweep's.
+fn corrected(active: u32, swept: u64, stirred: u64) -> Option<u32> {
+    (u64::from(active).abs_diff(swept) > stirred).then(|| u32::try_from(swept).unwrap_or(u32::MAX))
+}
+
 /// Adds a backend's counters to a sum.
 pub(super) const fn add(sum: &mut Counters, counters: &BackendCounters, active: u64) {
     sum.packets_in += counters.packets_in;
@@ -155,6 +208,15 @@ pub(super) const fn add(sum: &mut Counters, counters: &BackendCounters, active: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_put_right_unless_they_may_be() {
+        assert_eq!(corrected(5, 5, 0), None);
+        assert_eq!(corrected(9, 5, 0), Some(5));
+        assert_eq!(corrected(9, 5, 4), None, "flows that came after the sweep had gone by");
+        assert_eq!(corrected(9, 5, 3), Some(5));
+        assert_eq!(corrected(0, 7, 2), Some(7));
+    }
 
     #[test]
     fn active_flows_are_never_negative() {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::model::{
-    AdminState, Backend, ForwardingMode, HealthCheck, OnDown, Protocol, Scheduler, Service, ServiceId, Timeouts,
-    VipAddress,
+    AdminState, Backend, ForwardingMode, HealthCheck, OnDown, Protocol, Scheduler, Scheduling, Service, ServiceId,
+    Timeouts, VipAddress,
 };
 
 pub(crate) fn backend(name: &str, last: u8) -> Backend {
@@ -14,6 +14,8 @@ pub(crate) fn backend(name: &str, last: u8) -> Backend {
         weight: 1,
         tier: 0,
         admin: AdminState::Enabled,
+        max_connections: None,
+        drain_until: None,
     }
 }
 
@@ -27,6 +29,7 @@ pub(crate) fn service(name: &str, port: u16, backends: &[Backend]) -> Service {
         extent: crate::model::Extent::default(),
         mode: ForwardingMode::FullNat,
         scheduler: Scheduler::RoundRobin,
+        scheduling: Scheduling::default(),
         vip_address: VipAddress::Add(None),
         on_down: OnDown::Reset,
         failback: true,

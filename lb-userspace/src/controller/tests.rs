@@ -7,6 +7,7 @@ mod lab;
 mod modes;
 mod network;
 mod requests;
+mod scheduling;
 
 use super::{ControllerError, Deps, Inputs, Options, ports, run};
 use crate::datapath::Datapath;

@@ -5,6 +5,7 @@ mod logs;
 mod network;
 mod offline;
 
+use lb_common::abi::SLOTS_PER_PAGE;
 use tokio::sync::mpsc;
 
 pub use offline::detach;
@@ -73,12 +74,13 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
         health,
         lock,
     };
+    let slot_pages = config.limits.slots.div_ceil(SLOTS_PER_PAGE);
     let options = Options {
         rules: rules(&config),
         config,
         detach_on_exit: args.detach_on_exit,
         forget_runtime_changes: args.forget_runtime_changes,
-        slot_pages: maps::SLOT_PAGES,
+        slot_pages,
         source_addresses: maps::SOURCE_PLACES,
     };
     let inputs = Inputs {

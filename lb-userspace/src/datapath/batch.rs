@@ -1,4 +1,4 @@
-//! Walking a hash map many entries at a time (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya does not offer.
+//! Maps by many entries at a time (`BPF_MAP_LOOKUP_BATCH` and `BPF_MAP_UPDATE_BATCH`, Linux 5.6), which aya does not offer.
 //!
 //! Besides being faster than one system call a key, a batch walk goes by buckets: entries that come or go meanwhile
 //! neither restart it nor show an entry twice.
@@ -12,6 +12,7 @@ use std::{
 use aya::Pod;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
@@ -25,6 +26,36 @@ struct BatchAttr {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+/// Writes consecutive entries of an array map, from `first` on.
+///
+/// # Errors
+/// What the kernel says. Entries before the one that failed are written.
+pub(super) fn write<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    let count = u32::try_from(values.len()).map_err(io::Error::other)?;
+    let keys: Vec<u32> = (first..).take(values.len()).collect();
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    // SAFETY: the buffers hold `count` keys of an array map and values of its size (the callers check it when they open
+    // the map), and the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Entries of a batch. It ends at the end of a bucket and must hold at least one whole bucket.

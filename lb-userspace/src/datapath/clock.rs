@@ -24,6 +24,8 @@ impl Clock {
     /// Loads the program.
     pub(super) fn load() -> Result<Self, DatapathError> {
         const SMALL: Limits = Limits {
+            slots: 64,
+            affinity: 1,
             flows_ipv4: 64,
             flows_ipv6: 64,
             half_open_ipv4: 64,

@@ -2,14 +2,14 @@
 //! have seen half of a change by.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use lb_common::{
-    abi::{Backend, BackendState, Rotation, SlotPage},
+    abi::{Backend, BackendState, Previous, Rotation, Service, SlotPage},
     flow::Tick,
 };
 
@@ -40,6 +40,7 @@ pub(crate) struct State {
     /// Attached ones.
     pub(crate) attached: BTreeMap<String, u32>,
     pub(crate) counters: BTreeMap<u32, BackendCounters>,
+    pub(crate) active: BTreeMap<u32, u32>,
     pub(crate) reasons: Vec<u64>,
     /// What the next sweeps find.
     pub(crate) sweep: Sweep,
@@ -99,14 +100,18 @@ impl State {
                 assert!(users.is_empty(), "{action:?}: backends {users:?} refer to the place");
             }
             Action::WritePages { first, pages } => {
-                for (service, rotation) in &self.maps.rotations {
+                let previous = self.maps.previous.iter().map(|(s, p)| (s, &p.rotation));
+                for (service, rotation) in self.maps.rotations.iter().chain(&self.maps.spills).chain(previous) {
                     let used = pages_of(*rotation);
                     let end = *first as usize + pages.len();
                     let apart = end <= used.first as usize || *first >= used.first + used.len;
                     assert!(apart || used.len == 0, "{action:?}: service {service} uses these pages");
                 }
             }
-            Action::SetService { index, .. } => {
+            Action::SetService {
+                service: Service { index, .. },
+                ..
+            } => {
                 assert!(
                     self.maps.rotations.contains_key(index),
                     "{action:?}: it has no rotation yet"
@@ -115,17 +120,30 @@ impl State {
             Action::ClearCounters(index) => {
                 assert!(!self.maps.backends.contains_key(index), "{action:?}: it is in use");
             }
-            Action::RemoveService(_) | Action::SetBackend { .. } | Action::SetRotation { .. } => {}
+            Action::SetPrevious { service, previous } => {
+                let current = self.maps.rotations.get(service).copied().unwrap_or_default();
+                let known = self.maps.previous.get(service).map(|p| p.rotation);
+                let kept =
+                    previous.rotation.is_empty() || previous.rotation == current || Some(previous.rotation) == known;
+                assert!(kept, "{action:?}: that was not in force");
+            }
+            Action::RemoveService(_)
+            | Action::SetBackend { .. }
+            | Action::SetSpill { .. }
+            | Action::SetRotation { .. } => {}
         }
     }
 
     /// What holds at every moment: a published service leads to backends of its own that serve and are whole.
     pub(crate) fn check(&self) {
         let maps = &self.maps;
-        for (id, service) in &maps.services {
+        for (id, Service { index: service, .. }) in &maps.services {
             let rotation = maps.rotations.get(service).copied().unwrap_or_default();
             let order = order_of(rotation, &maps.pages).unwrap_or_else(|| panic!("{id}: pages are missing"));
-            for slot in order {
+            let spill = maps.spills.get(service).copied().unwrap_or_default();
+            let spill = order_of(spill, &maps.pages).unwrap_or_else(|| panic!("{id}: pages are missing"));
+            let named: BTreeSet<u32> = order.into_iter().chain(spill).collect();
+            for slot in named {
                 let backend = maps
                     .backends
                     .get(&slot)
@@ -148,9 +166,12 @@ impl State {
     /// As a daemon finds it: only what is referred to.
     pub(crate) fn contents(&self) -> Contents {
         let mut contents = self.maps.clone();
-        let published: Vec<u32> = contents.services.values().copied().collect();
+        let published: Vec<u32> = contents.services.values().map(|s| s.index).collect();
         contents.rotations.retain(|s, _| published.contains(s));
-        let ranges: Vec<_> = contents.rotations.values().map(|r| pages_of(*r)).collect();
+        contents.spills.retain(|s, _| published.contains(s));
+        contents.previous.retain(|s, _| published.contains(s));
+        let rotations = contents.rotations.values().chain(contents.spills.values());
+        let ranges: Vec<_> = rotations.map(|r| pages_of(*r)).collect();
         contents
             .pages
             .retain(|n, _| ranges.iter().any(|r| (r.first..r.first + r.len).contains(n)));
@@ -170,8 +191,8 @@ impl Datapath for FakeDatapath {
         Ok(self.state().contents())
     }
 
-    fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError> {
-        self.write(Action::SetService { id, index })
+    fn set_service(&mut self, id: ServiceId, service: Service) -> Result<(), DatapathError> {
+        self.write(Action::SetService { id, service })
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError> {
@@ -189,6 +210,14 @@ impl Datapath for FakeDatapath {
 
     fn set_rotation(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError> {
         self.write(Action::SetRotation { service, rotation })
+    }
+
+    fn set_spill(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError> {
+        self.write(Action::SetSpill { service, rotation })
+    }
+
+    fn set_previous(&mut self, service: u32, previous: Previous) -> Result<(), DatapathError> {
+        self.write(Action::SetPrevious { service, previous })
     }
 
     fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError> {
@@ -228,6 +257,15 @@ impl Datapath for FakeDatapath {
 
     fn backend_counters(&self, index: u32) -> Result<BackendCounters, DatapathError> {
         Ok(self.state().counters.get(&index).copied().unwrap_or_default())
+    }
+
+    fn active(&self, index: u32) -> Result<u32, DatapathError> {
+        Ok(self.state().active.get(&index).copied().unwrap_or_default())
+    }
+
+    fn set_active(&mut self, index: u32, flows: u32) -> Result<(), DatapathError> {
+        self.state().active.insert(index, flows);
+        Ok(())
     }
 
     fn reasons(&self) -> Result<Vec<u64>, DatapathError> {

@@ -349,7 +349,8 @@ fn blank<A: UserAddress>() -> Flow<A> {
         opened: Tick(0),
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
-        pad: [0; 10],
+        alone: 0,
+        pad: [0; 9],
         answer: 0,
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     path::Path,
     sync::Arc,
 };
@@ -13,13 +14,14 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use lb_common::{
-    abi::{Backend, BackendStats, Rotation, Service, ServiceKey, SlotPage},
+    abi::{Active, Backend, BackendStats, Previous, Rotation, Service, ServiceKey, SlotPage},
     net::{self, Addr4, Addr6, Address, Be16},
     reason,
 };
 
 use super::{
-    Attachment, BackendCounters, Contents, Datapath, DatapathError, KernelFlowTables, links, loader,
+    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowTables as _, KernelFlowTables, batch, links,
+    loader,
     maps::{self, Maps, ServiceMap, page_of},
     pins::{Pins, kernel},
 };
@@ -70,9 +72,9 @@ impl KernelDatapath {
         if fresh {
             maps::scatter_source_cursors(&mut ebpf)?;
         }
-        let mut maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf, pins)?;
         // A daemon that was killed may have left a service whose VIP it had not come to.
-        for id in service_indices(&maps.services_v4, &maps.services_v6)?.into_keys() {
+        for id in services(&maps.services_v4, &maps.services_v6)?.into_keys() {
             maps.vips.add(id.vip.ip())?;
         }
         Ok(Self {
@@ -114,21 +116,21 @@ impl KernelDatapath {
     }
 }
 
-/// Services by identity, with their index, as the two maps hold them.
-fn service_indices(
+/// Services by identity, as the two maps hold them.
+fn services(
     services_v4: &ServiceMap<Addr4>,
     services_v6: &ServiceMap<Addr6>,
-) -> Result<BTreeMap<ServiceId, u32>, DatapathError> {
+) -> Result<BTreeMap<ServiceId, Service>, DatapathError> {
     let mut services = BTreeMap::new();
     for entry in services_v4.iter() {
         let (key, service) = get(entry, "SERVICES_V4")?;
         let ip = std::net::Ipv4Addr::from(key.vip).into();
-        services.insert(service_id(ip, key.port, key.protocol), service.index);
+        services.insert(service_id(ip, key.port, key.protocol), service);
     }
     for entry in services_v6.iter() {
         let (key, service) = get(entry, "SERVICES_V6")?;
         let ip = std::net::Ipv6Addr::from(key.vip).into();
-        services.insert(service_id(ip, key.port, key.protocol), service.index);
+        services.insert(service_id(ip, key.port, key.protocol), service);
     }
     Ok(services)
 }
@@ -144,21 +146,31 @@ pub fn pinned_services(pins: &Pins) -> Result<Vec<ServiceId>, DatapathError> {
     };
     let services_v4 = get(HashMap::try_from(Map::HashMap(open("SERVICES_V4")?)), "SERVICES_V4")?;
     let services_v6 = get(HashMap::try_from(Map::HashMap(open("SERVICES_V6")?)), "SERVICES_V6")?;
-    Ok(service_indices(&services_v4, &services_v6)?.into_keys().collect())
+    Ok(services(&services_v4, &services_v6)?.into_keys().collect())
 }
 
 impl Datapath for KernelDatapath {
     fn contents(&self) -> Result<Contents, DatapathError> {
         let mut contents = Contents {
-            services: service_indices(&self.maps.services_v4, &self.maps.services_v6)?,
+            services: services(&self.maps.services_v4, &self.maps.services_v6)?,
             ..Contents::default()
         };
+        let now = self.flows.now()?;
         // A service with several ports is there as often.
-        let services: BTreeSet<u32> = contents.services.values().copied().collect();
+        let services: BTreeSet<u32> = contents.services.values().map(|s| s.index).collect();
         for index in &services {
             let rotation: Rotation = get(self.maps.rotations.get(index, 0), "ROTATIONS")?;
             self.pages(rotation, &mut contents.pages)?;
             contents.rotations.insert(*index, rotation);
+            let spill: Rotation = get(self.maps.spills.get(index, 0), "SPILLS")?;
+            if !spill.is_empty() {
+                self.pages(spill, &mut contents.pages)?;
+                contents.spills.insert(*index, spill);
+            }
+            let previous: Previous = get(self.maps.previous.get(index, 0), "PREVIOUS")?;
+            if !previous.rotation.is_empty() && !previous.until.passed(now) {
+                contents.previous.insert(*index, previous);
+            }
         }
         for index in 0..self.limits.backends {
             let entry = get(self.maps.backends.get(&index, 0), "BACKENDS")?;
@@ -180,15 +192,8 @@ impl Datapath for KernelDatapath {
         Ok(contents)
     }
 
-    fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError> {
-        let (port, protocol, value) = (
-            Be16::new(id.vip.port()),
-            number(id.protocol),
-            Service {
-                index,
-                ..Service::default()
-            },
-        );
+    fn set_service(&mut self, id: ServiceId, value: Service) -> Result<(), DatapathError> {
+        let (port, protocol) = (Be16::new(id.vip.port()), number(id.protocol));
         let result = match id.vip.ip() {
             IpAddr::V4(ip) => self
                 .maps
@@ -226,7 +231,7 @@ impl Datapath for KernelDatapath {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(e) => return Err(kernel(format!("cannot remove service {id}"), loader::chain(&e))),
         }
-        let rest = service_indices(&self.maps.services_v4, &self.maps.services_v6)?;
+        let rest = services(&self.maps.services_v4, &self.maps.services_v6)?;
         if rest.into_keys().any(|other| other.vip.ip() == id.vip.ip()) {
             return Ok(());
         }
@@ -238,14 +243,19 @@ impl Datapath for KernelDatapath {
     }
 
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {
-        for (index, page) in (first..).zip(pages) {
-            get(self.maps.slots.set(index, page, 0), "SLOTS")?;
-        }
-        Ok(())
+        batch::write(self.maps.slots_data.fd().as_fd(), first, pages).map_err(|e| kernel("map SLOTS", e))
     }
 
     fn set_rotation(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError> {
         get(self.maps.rotations.set(service, rotation, 0), "ROTATIONS")
+    }
+
+    fn set_spill(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError> {
+        get(self.maps.spills.set(service, rotation, 0), "SPILLS")
+    }
+
+    fn set_previous(&mut self, service: u32, previous: Previous) -> Result<(), DatapathError> {
+        get(self.maps.previous.set(service, previous, 0), "PREVIOUS")
     }
 
     fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError> {
@@ -301,6 +311,15 @@ impl Datapath for KernelDatapath {
             }))
     }
 
+    fn active(&self, index: u32) -> Result<u32, DatapathError> {
+        let active: Active = get(self.maps.active.get(&index, 0), "ACTIVE")?;
+        Ok(u32::try_from(active.flows.max(0)).unwrap_or(u32::MAX))
+    }
+
+    fn set_active(&mut self, index: u32, flows: u32) -> Result<(), DatapathError> {
+        get(self.maps.active.set(index, Active::new(flows), 0), "ACTIVE")
+    }
+
     fn reasons(&self) -> Result<Vec<u64>, DatapathError> {
         (0..reason::COUNTERS)
             .map(|counter| Ok(get(self.maps.reasons.get(&counter, 0), "REASONS")?.iter().sum()))
@@ -311,7 +330,8 @@ impl Datapath for KernelDatapath {
         let cpus = get(self.maps.backend_stats.get(&index, 0), "BACKEND_STATS")?.len();
         let values = PerCpuValues::try_from(vec![BackendStats::default(); cpus])
             .map_err(|e| kernel("cannot clear counters", e))?;
-        get(self.maps.backend_stats.set(index, values, 0), "BACKEND_STATS")
+        get(self.maps.backend_stats.set(index, values, 0), "BACKEND_STATS")?;
+        self.set_active(index, 0)
     }
 
     fn maps(&self) -> Result<Vec<MapReport>, DatapathError> {

@@ -8,8 +8,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        self, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey, Rotation, SLOTS_PER_PAGE,
-        Service, ServiceKey, SlotPage, VipFlags,
+        self, Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey,
+        Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
@@ -22,8 +22,6 @@ use super::{
 };
 use crate::{api::MapReport, model::Limits};
 
-/// Pages in the slot arena: a million slots.
-pub const SLOT_PAGES: u32 = 16_384;
 /// Places in the source arena.
 pub const SOURCE_PLACES: u32 = 4096;
 /// First fragments that are remembered, in each family.
@@ -32,7 +30,7 @@ pub const FRAGMENTS: u32 = 16_384;
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 21] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 26] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -43,6 +41,8 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 21]
         backends,
         new_flows_per_core: _,
         icmp_per_second: _,
+        slots,
+        affinity,
     } = *limits;
     [
         (
@@ -83,8 +83,23 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 21]
         ),
         ("ROTATIONS", services, 4, size_of::<Rotation>()),
         ("CURSORS", services, 4, size_of::<Cursor>()),
-        ("SLOTS", SLOT_PAGES, 4, size_of::<SlotPage>()),
+        ("SPILLS", services, 4, size_of::<Rotation>()),
+        ("PREVIOUS", services, 4, size_of::<Previous>()),
+        (
+            "AFFINITY_V4",
+            affinity,
+            size_of::<AffinityKey<Addr4>>(),
+            size_of::<Affinity>(),
+        ),
+        (
+            "AFFINITY_V6",
+            affinity,
+            size_of::<AffinityKey<Addr6>>(),
+            size_of::<Affinity>(),
+        ),
+        ("SLOTS", slots.div_ceil(SLOTS_PER_PAGE), 4, size_of::<SlotPage>()),
         ("BACKENDS", backends, 4, size_of::<BackendEntry>()),
+        ("ACTIVE", backends, 4, size_of::<Active>()),
         ("SOURCES", SOURCE_PLACES, 4, size_of::<AnyAddr>()),
         ("SOURCE_CURSORS", schedule::SOURCE_CURSORS, 4, 8),
         ("DEVICES", DEVICES, 4, 8),
@@ -134,8 +149,7 @@ pub(super) fn check_pinned(pins: &Pins, limits: &Limits) -> Result<(), DatapathE
 pub(super) fn memory(pins: &Pins, limits: &Limits) -> Result<Vec<MapReport>, DatapathError> {
     let mut reports = Vec::new();
     for (name, max_entries, ..) in shapes(limits) {
-        let path = pins.maps().join(name);
-        let map = MapData::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))?;
+        let map = open(pins, name)?;
         reports.push(MapReport {
             name: name.to_owned(),
             max_entries,
@@ -162,7 +176,12 @@ pub(super) struct Maps {
     pub services_v4: ServiceMap<Addr4>,
     pub services_v6: ServiceMap<Addr6>,
     pub rotations: Array<MapData, Rotation>,
+    pub spills: Array<MapData, Rotation>,
+    pub previous: Array<MapData, Previous>,
+    pub active: Array<MapData, Active>,
     pub slots: Array<MapData, SlotPage>,
+    /// The same map, for writing many pages at once.
+    pub slots_data: MapData,
     pub backends: Array<MapData, BackendEntry>,
     pub sources: Array<MapData, AnyAddr>,
     pub devices: DevMapHash<MapData>,
@@ -205,12 +224,16 @@ pub(super) fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    pub(super) fn take(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, DatapathError> {
         Ok(Self {
             services_v4: take(ebpf, "SERVICES_V4")?,
             services_v6: take(ebpf, "SERVICES_V6")?,
             rotations: take(ebpf, "ROTATIONS")?,
+            spills: take(ebpf, "SPILLS")?,
+            previous: take(ebpf, "PREVIOUS")?,
+            active: take(ebpf, "ACTIVE")?,
             slots: take(ebpf, "SLOTS")?,
+            slots_data: open(pins, "SLOTS")?,
             backends: take(ebpf, "BACKENDS")?,
             sources: take(ebpf, "SOURCES")?,
             devices: take(ebpf, "DEVICES")?,
@@ -219,6 +242,11 @@ impl Maps {
             vips: Vips::new(take(ebpf, "VIPS_V4")?, take(ebpf, "VIPS_V6")?),
         })
     }
+}
+
+fn open(pins: &Pins, name: &str) -> Result<MapData, DatapathError> {
+    let path = pins.maps().join(name);
+    MapData::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, DatapathError> {

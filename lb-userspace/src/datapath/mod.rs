@@ -31,7 +31,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Backend, Rotation, SlotPage},
+    abi::{Backend, Previous, Rotation, Service, SlotPage},
     flow::Tick,
 };
 use serde::{Deserialize, Serialize};
@@ -74,11 +74,15 @@ pub struct BackendCounters {
 /// What the kernel maps hold, as far as the controller wrote it: what a new daemon adopts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Service index by address, port and protocol, each that leads to it; port 0 stands for all ports that have no service.
-    pub services: BTreeMap<ServiceId, u32>,
+    /// Services by address, port and protocol, each that leads to one; port 0 stands for all ports that have no service.
+    pub services: BTreeMap<ServiceId, Service>,
     /// Rotations of those services, by service index.
     pub rotations: BTreeMap<u32, Rotation>,
-    /// Slot pages that rotations refer to, by page number.
+    /// What takes over from those rotations when every backend in them is full, by service index.
+    pub spills: BTreeMap<u32, Rotation>,
+    /// The rotations before the last change, as long as they count, by service index.
+    pub previous: BTreeMap<u32, Previous>,
+    /// Slot pages that rotations and spills refer to, by page number.
     pub pages: BTreeMap<u32, SlotPage>,
     /// Backend entries that are not free, by index.
     pub backends: BTreeMap<u32, Backend>,
@@ -242,7 +246,7 @@ pub trait Datapath: Send {
     fn contents(&self) -> Result<Contents, DatapathError>;
 
     /// Publishes a service at one of its ports, 0 for all: from now on its packets are taken. Its rotation must have been written before.
-    fn set_service(&mut self, id: ServiceId, index: u32) -> Result<(), DatapathError>;
+    fn set_service(&mut self, id: ServiceId, service: Service) -> Result<(), DatapathError>;
     /// Takes a service away from one of its ports: its packets are the kernel's again, except those of existing flows.
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError>;
     /// Says whether echo requests to an address are answered while it is a service's VIP, because the kernel may not have
@@ -252,6 +256,10 @@ pub trait Datapath: Send {
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError>;
     /// Flips a service to another schedule: one 64-bit store.
     fn set_rotation(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError>;
+    /// What takes over from a service's rotation when every backend in it is full: one 64-bit store.
+    fn set_spill(&mut self, service: u32, rotation: Rotation) -> Result<(), DatapathError>;
+    /// Keeps the rotation that is about to be replaced for packets of flows that are not in the table.
+    fn set_previous(&mut self, service: u32, previous: Previous) -> Result<(), DatapathError>;
     /// Publishes a new version of a backend: packets see the old or the new one.
     fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError>;
     /// Writes a source address at a place of the arena that no backend refers to yet.
@@ -266,6 +274,10 @@ pub trait Datapath: Send {
 
     /// Counters of a backend.
     fn backend_counters(&self, index: u32) -> Result<BackendCounters, DatapathError>;
+    /// How many active flows the packet path takes a backend to have.
+    fn active(&self, index: u32) -> Result<u32, DatapathError>;
+    /// Corrects that.
+    fn set_active(&mut self, index: u32, flows: u32) -> Result<(), DatapathError>;
     /// Packets by reason, in the order of [`lb_common::reason`]'s counters.
     fn reasons(&self) -> Result<Vec<u64>, DatapathError>;
     /// Sets a backend's counters to zero, before its index is used again.

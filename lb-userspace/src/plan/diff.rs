@@ -3,14 +3,14 @@
 //! The order is such that after each single action the packet path is whole:
 //! 1. services that shall go are removed, so that nothing leads to what is taken apart below;
 //! 2. source addresses, then backends that are new or serve, then slot pages are written, which no rotation names yet;
-//! 3. rotations flip, and new services appear, whose rotation now stands;
+//! 3. spills and the rotations before the change are written, rotations flip, and new services appear, whose rotation now stands;
 //! 4. the rotations of services that are gone are emptied;
 //! 5. backends go down, are removed or freed. No rotation names them any more, so a client that is reset because of
 //!    it finds a backend that serves when it comes back.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_common::abi::{Backend, BackendState, Rotation, SlotPage};
+use lb_common::abi::{Backend, BackendState, Previous, Rotation, Service, SlotPage};
 
 use crate::{datapath::Contents, model::ServiceId};
 
@@ -49,12 +49,26 @@ pub enum Action {
         /// Schedule; the default empties it.
         rotation: Rotation,
     },
+    /// Says what takes over from a service's schedule when every backend in it is full.
+    SetSpill {
+        /// Service index.
+        service: u32,
+        /// Schedule; the default is none.
+        rotation: Rotation,
+    },
+    /// Keeps the schedule that is about to be replaced.
+    SetPrevious {
+        /// Service index.
+        service: u32,
+        /// Schedule, and until when it counts; the default is none.
+        previous: Previous,
+    },
     /// Publishes a service, or one more of its ports.
     SetService {
         /// Address, port and protocol.
         id: ServiceId,
-        /// Index.
-        index: u32,
+        /// Its entry.
+        service: Service,
     },
 }
 
@@ -74,6 +88,7 @@ pub fn diff(actual: &Contents, desired: &Contents) -> Vec<Action> {
     let (serving, ending) = backends(actual, desired);
     actions.extend(serving);
     pages(actual, desired, &mut actions);
+    generations(actual, desired, &mut actions);
     let flips = desired
         .rotations
         .iter()
@@ -85,8 +100,11 @@ pub fn diff(actual: &Contents, desired: &Contents) -> Vec<Action> {
     let new = desired
         .services
         .iter()
-        .filter(|(id, i)| actual.services.get(id) != Some(i));
-    actions.extend(new.map(|(id, index)| Action::SetService { id: *id, index: *index }));
+        .filter(|(id, s)| actual.services.get(id) != Some(s));
+    actions.extend(new.map(|(id, service)| Action::SetService {
+        id: *id,
+        service: *service,
+    }));
     let emptied = actual.rotations.keys().filter(|s| !desired.rotations.contains_key(s));
     actions.extend(emptied.map(|service| Action::SetRotation {
         service: *service,
@@ -94,6 +112,31 @@ pub fn diff(actual: &Contents, desired: &Contents) -> Vec<Action> {
     }));
     actions.extend(ending);
     actions
+}
+
+/// Spills, and the schedules before those that are about to flip.
+fn generations(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
+    let services = |a: &Contents, b: &Contents| -> BTreeSet<u32> {
+        let keys = |c: &Contents| c.spills.keys().chain(c.previous.keys()).copied().collect::<Vec<_>>();
+        keys(a).into_iter().chain(keys(b)).collect()
+    };
+    // What another service left under the index of a new one is not known to everybody who comes here.
+    let new = desired
+        .services
+        .iter()
+        .filter(|(id, _)| !actual.services.contains_key(id));
+    let new: BTreeSet<u32> = new.map(|(_, service)| service.index).collect();
+    for service in services(actual, desired).union(&new).copied() {
+        let new = new.contains(&service);
+        let rotation = desired.spills.get(&service).copied().unwrap_or_default();
+        if new || actual.spills.get(&service).copied().unwrap_or_default() != rotation {
+            actions.push(Action::SetSpill { service, rotation });
+        }
+        let previous = desired.previous.get(&service).copied().unwrap_or_default();
+        if new || actual.previous.get(&service).copied().unwrap_or_default() != previous {
+            actions.push(Action::SetPrevious { service, previous });
+        }
+    }
 }
 
 fn sources(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
@@ -121,7 +164,7 @@ fn backends(actual: &Contents, desired: &Contents) -> (Vec<Action>, Vec<Action>)
         };
         if old.is_none() {
             before.extend([Action::ClearCounters(*index), set]);
-        } else if backend.state == BackendState::UP {
+        } else if !old.is_some_and(|old| ends(old, backend)) {
             before.push(set);
         } else {
             after.push(set);
@@ -133,6 +176,11 @@ fn backends(actual: &Contents, desired: &Contents) -> (Vec<Action>, Vec<Action>)
         backend: Backend::default(),
     }));
     (before, after)
+}
+
+/// Whether a backend loses what the schedule before the flip still counts on.
+fn ends(old: &Backend, new: &Backend) -> bool {
+    new.state != BackendState::UP || new.takes_new < old.takes_new || (new.weight == 0 && old.weight > 0)
 }
 
 /// Neighbouring pages go in one write.
@@ -166,7 +214,13 @@ impl Action {
             Self::SetBackend { index, backend } => drop(contents.backends.insert(*index, *backend)),
             Self::WritePages { first, pages } => contents.pages.extend((*first..).zip(pages.iter().copied())),
             Self::SetRotation { service, rotation } => drop(contents.rotations.insert(*service, *rotation)),
-            Self::SetService { id, index } => drop(contents.services.insert(*id, *index)),
+            Self::SetSpill { service, rotation } if rotation.is_empty() => drop(contents.spills.remove(service)),
+            Self::SetSpill { service, rotation } => drop(contents.spills.insert(*service, *rotation)),
+            Self::SetPrevious { service, previous } if *previous == Previous::default() => {
+                contents.previous.remove(service);
+            }
+            Self::SetPrevious { service, previous } => drop(contents.previous.insert(*service, *previous)),
+            Self::SetService { id, service } => drop(contents.services.insert(*id, *service)),
         }
     }
 }
@@ -196,7 +250,28 @@ mod tests {
             btree_map(0u32..8, 0u8..3, 0..8),
         )
             .prop_map(|(services, rotations, pages, backends, sources)| Contents {
-                services: services.into_iter().map(|(port, index)| (id(port), index)).collect(),
+                services: services
+                    .into_iter()
+                    .map(|(port, index)| {
+                        (
+                            id(port),
+                            Service {
+                                index,
+                                ..Service::default()
+                            },
+                        )
+                    })
+                    .collect(),
+                spills: rotations
+                    .iter()
+                    .filter(|(_, (page, _))| *page > 0)
+                    .map(|(s, (page, _))| (*s, Rotation::new(page * 64, 1, Rule::ROUND_ROBIN)))
+                    .collect(),
+                previous: rotations
+                    .iter()
+                    .filter(|(_, (_, len))| *len > 0)
+                    .map(|(s, (page, len))| (*s, previous(Rotation::new(page * 64, *len, Rule::MAGLEV))))
+                    .collect(),
                 rotations: rotations
                     .into_iter()
                     .map(|(s, (page, len))| (s, Rotation::new(page * 64, len, Rule::ROUND_ROBIN)))
@@ -208,6 +283,13 @@ mod tests {
                     .map(|(p, last)| (p, IpAddr::from([10, 0, 0, last])))
                     .collect(),
             })
+    }
+
+    fn previous(rotation: Rotation) -> Previous {
+        Previous {
+            rotation,
+            ..Previous::default()
+        }
     }
 
     fn id(port: u16) -> ServiceId {

@@ -11,13 +11,18 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Backend, BackendState, Rotation, Rule, SLOTS_PER_PAGE};
+use lb_common::{
+    abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service, SlotPage},
+    flow::Tick,
+};
 
 use super::{
     diff::Action,
     indices::Indices,
+    maglev::Peer,
     ranges::{Range, RangeAllocator},
-    schedule, slots,
+    schedule::{self, Filling},
+    slots,
     sources::{self, SourceArena},
 };
 use crate::{datapath::Contents, model::ServiceId};
@@ -49,7 +54,9 @@ pub enum LayoutError {
     )]
     Backends(u32),
     /// No free run of slot pages.
-    #[error("the slot arena of {0} pages is full: use smaller weights, or weights with a common divisor")]
+    #[error(
+        "the slot arena of {0} pages is full, the tables before recent changes included: raise `limits.slots` in the configuration, then `lb detach` and start again; or use a smaller `maglev-table-size`, smaller weights, or weights with a common divisor"
+    )]
     Pages(u32),
     /// No free run of source addresses.
     #[error("the source arena of {0} addresses is full: configure fewer source addresses")]
@@ -63,6 +70,12 @@ pub struct WantedService {
     pub id: ServiceId,
     /// What leads to it; the first is its identity.
     pub keys: Vec<ServiceId>,
+    /// Its entry; the index is filled in here.
+    pub entry: Service,
+    /// How its slots are filled.
+    pub filling: Filling,
+    /// Until when a table that is replaced now counts for flows that are not in the flow table; `None`: not at all.
+    pub previous_until: Option<Tick>,
     /// Its backends that are to have an entry.
     pub backends: Vec<WantedBackend>,
 }
@@ -74,6 +87,8 @@ pub struct WantedBackend {
     pub address: SocketAddr,
     /// Share of new flows now: 0 unless it is in rotation.
     pub share: u32,
+    /// Its share of new flows while every backend of the tier that serves is full.
+    pub spill: u32,
     /// Source addresses that it uses.
     pub sources: Vec<IpAddr>,
     /// How many consecutive addresses each of these stands for: more than one only in tunnels.
@@ -126,19 +141,19 @@ impl Layout {
         // Keys come in order, and the first of a service is its identity.
         let mut services = BTreeMap::new();
         let mut identified = BTreeSet::new();
-        for (key, index) in &contents.services {
+        for (key, Service { index, .. }) in &contents.services {
             if identified.insert(*index) {
                 services.insert(*key, *index);
             }
         }
-        let in_use = contents.services.values().chain(members.keys()).copied();
+        let in_use = identified.into_iter().chain(members.keys().copied());
         Self {
             capacities,
             service_indices: Indices::new(capacities.services, in_use),
             backend_indices,
             pages: RangeAllocator::new(
                 capacities.pages,
-                contents.rotations.values().map(|r| slots::pages_of(*r)),
+                ranges_of(contents.rotations.values(), &contents.spills, &contents.previous),
             ),
             sources: SourceArena::adopt(capacities.sources, &contents),
             services,
@@ -178,13 +193,22 @@ impl Layout {
     pub fn in_rotation(&self, id: ServiceId) -> BTreeSet<u32> {
         let index = self.contents.services.get(&id);
         let rotation = index
-            .and_then(|i| self.contents.rotations.get(i))
+            .and_then(|s| self.contents.rotations.get(&s.index))
             .copied()
             .unwrap_or_default();
         slots::order_of(rotation, &self.contents.pages)
             .unwrap_or_default()
             .into_iter()
             .collect()
+    }
+
+    /// Whether a service's slots are chosen by a hash, or were before the last change.
+    #[must_use]
+    pub fn is_hashed(&self, id: ServiceId) -> bool {
+        self.services.get(&id).is_some_and(|index| {
+            let rotation = self.contents.rotations.get(index);
+            rotation.is_some_and(|r| r.rule().by_hash()) || self.contents.previous.contains_key(index)
+        })
     }
 
     /// Works out how the maps shall hold a service.
@@ -208,6 +232,15 @@ impl Layout {
         let places = draft.after.sources.keys();
         let known = places.filter_map(|p| Some((*p, *self.contents.sources.get(p)?)));
         draft.before.sources.extend(known);
+        // A service that had the index before may have left these.
+        for Service { index, .. } in draft.after.services.values() {
+            let all = &self.contents;
+            draft.before.spills.extend(all.spills.get(index).map(|r| (*index, *r)));
+            draft
+                .before
+                .previous
+                .extend(all.previous.get(index).map(|p| (*index, *p)));
+        }
         Ok(draft)
     }
 
@@ -230,7 +263,7 @@ impl Layout {
     /// killed while it removed a service.
     #[must_use]
     pub fn draft_orphans(&self) -> Draft {
-        let services: BTreeSet<u32> = self.contents.services.values().copied().collect();
+        let services: BTreeSet<u32> = self.contents.services.values().map(|s| s.index).collect();
         let orphan = |b: &Backend| !services.contains(&b.service) && b.state != BackendState::REMOVED;
         let orphans = self
             .contents
@@ -320,23 +353,23 @@ impl Layout {
         let Some(index) = self.services.get(&id) else {
             return cut;
         };
-        if let Some(rotation) = all.rotations.get(index) {
-            cut.rotations.insert(*index, *rotation);
-            let Range { first, len } = slots::pages_of(*rotation);
-            cut.pages
-                .extend(all.pages.range(first..first.saturating_add(len)).map(|(n, p)| (*n, *p)));
+        cut.rotations.extend(all.rotations.get(index).map(|r| (*index, *r)));
+        cut.spills.extend(all.spills.get(index).map(|r| (*index, *r)));
+        cut.previous.extend(all.previous.get(index).map(|p| (*index, *p)));
+        for rotation in cut.rotations.values().chain(cut.spills.values()) {
+            cut.pages.extend(pages_in(*rotation, &all.pages));
         }
         cut
     }
 
     /// What leads to a service.
-    fn keys_of(&self, id: ServiceId) -> impl Iterator<Item = (ServiceId, u32)> + '_ {
+    fn keys_of(&self, id: ServiceId) -> impl Iterator<Item = (ServiceId, Service)> + '_ {
         let index = self.services.get(&id).copied();
         let of_vip = self.contents.services.range(id..);
         of_vip
             .take_while(move |(key, _)| key.vip.ip() == id.vip.ip())
-            .filter(move |(_, i)| Some(**i) == index)
-            .map(|(key, i)| (*key, *i))
+            .filter(move |(_, service)| Some(service.index) == index)
+            .map(|(key, service)| (*key, *service))
     }
 
     fn cut_sources(&self, backend: &Backend, cut: &mut Contents) {
@@ -347,8 +380,12 @@ impl Layout {
 
     fn fill(&mut self, wanted: &WantedService, before: &Contents, now: Duration) -> Result<Contents, LayoutError> {
         let service = self.service_index(wanted.id)?;
+        let entry = Service {
+            index: service,
+            ..wanted.entry
+        };
         let mut after = Contents {
-            services: wanted.keys.iter().map(|key| (*key, service)).collect(),
+            services: wanted.keys.iter().map(|key| (*key, entry)).collect(),
             backends: before.backends.clone(),
             sources: before.sources.clone(),
             ..Contents::default()
@@ -360,8 +397,7 @@ impl Layout {
         for backend in &wanted.backends {
             indices.push(self.fill_backend(service, backend, &mut after, now)?);
         }
-        let shares: Vec<u32> = wanted.backends.iter().map(|b| b.share).collect();
-        self.fill_schedule(service, &indices, &shares, before, &mut after, now)?;
+        self.fill_schedules(service, wanted, &indices, before, &mut after, now)?;
         Ok(after)
     }
 
@@ -402,44 +438,86 @@ impl Layout {
         Ok(index)
     }
 
-    /// Leaves a schedule that is the same where it is. A new one gets pages of its own; where those are scarce, a
-    /// coarser one will do.
-    fn fill_schedule(
+    /// The schedule of the tier that serves, that of the next one, and the one that goes.
+    fn fill_schedules(
         &mut self,
         service: u32,
+        wanted: &WantedService,
         indices: &[u32],
-        shares: &[u32],
         before: &Contents,
         after: &mut Contents,
         now: Duration,
     ) -> Result<(), LayoutError> {
+        let peers = |share: fn(&WantedBackend) -> u32| -> Vec<Peer> {
+            let peer = |b: &WantedBackend| Peer {
+                address: b.address,
+                weight: share(b),
+            };
+            wanted.backends.iter().map(peer).collect()
+        };
+        let current = before.rotations.get(&service).copied();
+        let fill = |peers: &[Peer], cap| -> (Rule, Vec<u32>) {
+            let (rule, slots) = schedule::fill(wanted.filling, peers, cap);
+            let index = |at: u32| indices.get(usize::try_from(at).ok()?).copied();
+            (rule, slots.into_iter().filter_map(index).collect())
+        };
+        let serving = peers(|b| b.share);
+        let rotation = self.place(|cap| fill(&serving, cap), current, before, after, now)?;
+        let next_tier = peers(|b| b.spill);
+        let spill = before.spills.get(&service).copied();
+        match self.place(|cap| fill(&next_tier, cap), spill, before, after, now) {
+            Ok(spill) => after.spills.extend((!spill.is_empty()).then_some((service, spill))),
+            Err(error) => {
+                if current != Some(rotation) {
+                    self.pages.retire(slots::pages_of(rotation), now);
+                }
+                return Err(error);
+            }
+        }
+        after.rotations.insert(service, rotation);
+        if let Some(until) = wanted.previous_until {
+            let replaced = current.filter(|old| *old != rotation && old.rule().by_hash() && !old.is_empty());
+            let replaced = replaced.map(|rotation| Previous {
+                rotation,
+                until,
+                pad: 0,
+            });
+            let kept = replaced.or_else(|| before.previous.get(&service).copied());
+            after.previous.extend(kept.map(|previous| (service, previous)));
+        }
+        Ok(())
+    }
+
+    /// Leaves a schedule that is the same where it is. A new one gets pages of its own; where those are scarce, a
+    /// coarser one will do.
+    fn place(
+        &mut self,
+        fill: impl Fn(u32) -> (Rule, Vec<u32>),
+        current: Option<Rotation>,
+        before: &Contents,
+        after: &mut Contents,
+        now: Duration,
+    ) -> Result<Rotation, LayoutError> {
         let mut cap = schedule::MAX_SLOTS;
         loop {
-            let turns = schedule::turns(shares, cap);
-            let order: Vec<u32> = turns.iter().filter_map(|turn| indices.get(*turn).copied()).collect();
-            let current = before.rotations.get(&service).copied();
+            let (rule, order) = fill(cap);
             if let Some(rotation) = current
-                && slots::order_of(rotation, &before.pages).is_some_and(|old| old == order)
+                && rotation.rule() == rule
+                && slots::is_order(rotation, &before.pages, &order)
             {
-                after.rotations.insert(service, rotation);
-                after.pages.clone_from(&before.pages);
-                return Ok(());
+                after.pages.extend(pages_in(rotation, &before.pages));
+                return Ok(rotation);
             }
             let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
             if len == 0 {
-                after.rotations.insert(service, Rotation::default());
-                return Ok(());
+                return Ok(Rotation::default());
             }
             if let Some(range) = self.pages.allocate(slots::pages_for(len), now) {
-                after.rotations.insert(
-                    service,
-                    Rotation::new(range.first * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN),
-                );
                 after.pages.extend((range.first..).zip(slots::paginate(&order)));
-                return Ok(());
+                return Ok(Rotation::new(range.first * SLOTS_PER_PAGE, len, rule));
             }
             cap = cap.min(len) / 2;
-            if cap < SLOTS_PER_PAGE {
+            if rule != Rule::ROUND_ROBIN || cap < SLOTS_PER_PAGE {
                 return Err(LayoutError::Pages(self.capacities.pages));
             }
         }
@@ -456,20 +534,54 @@ impl Layout {
     }
 
     fn settle_pages(&mut self, id: ServiceId, draft: &Draft, now: Duration) {
-        let in_use = self
-            .services
-            .get(&id)
-            .and_then(|i| self.contents.rotations.get(i))
-            .copied();
-        let rotations = draft.before.rotations.values().chain(draft.after.rotations.values());
-        let ranges: BTreeSet<Range> = rotations.map(|r| slots::pages_of(*r)).filter(|r| r.len > 0).collect();
-        for range in ranges {
-            if in_use.is_none_or(|r| slots::pages_of(r) != range) {
-                self.pages.retire(range, now);
-                for number in range.first..range.first.saturating_add(range.len) {
-                    self.contents.pages.remove(&number);
-                }
-            }
+        let all = &self.contents;
+        let index = self.services.get(&id);
+        let one = |map: &BTreeMap<u32, Rotation>| index.and_then(|i| map.get(i)).copied();
+        let previous = index.and_then(|i| all.previous.get(i)).map(|p| p.rotation);
+        let in_use: BTreeSet<Range> = [one(&all.rotations), one(&all.spills), previous]
+            .into_iter()
+            .flatten()
+            .map(slots::pages_of)
+            .collect();
+        let touched = |c: &Contents| ranges_of(c.rotations.values(), &c.spills, &c.previous);
+        let touched: BTreeSet<Range> = touched(&draft.before)
+            .into_iter()
+            .chain(touched(&draft.after))
+            .collect();
+        for range in touched.difference(&in_use) {
+            self.give_up(*range, now);
+        }
+    }
+
+    fn give_up(&mut self, range: Range, now: Duration) {
+        self.pages.retire(range, now);
+        for number in range.first..range.first.saturating_add(range.len) {
+            self.contents.pages.remove(&number);
+        }
+    }
+
+    /// All tables before the last change.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(u32, Previous)> {
+        self.contents.previous.iter().map(|(s, p)| (*s, *p)).collect()
+    }
+
+    /// Services whose table before the last change does not count any more. Take each away with a write, then say
+    /// [`Layout::forgot`].
+    #[must_use]
+    pub fn outdated(&self, now: Tick) -> Vec<(u32, Previous)> {
+        let outdated = self.contents.previous.iter().filter(|(_, p)| p.until.passed(now));
+        outdated.map(|(service, previous)| (*service, *previous)).collect()
+    }
+
+    /// A table before the last change was taken away.
+    pub fn forgot(&mut self, service: u32, previous: Previous, now: Duration) {
+        let range = slots::pages_of(previous.rotation);
+        let all = &self.contents;
+        let others = [all.rotations.get(&service), all.spills.get(&service)];
+        // Where the flip failed after it was kept, it is still in force.
+        if others.into_iter().flatten().all(|r| slots::pages_of(*r) != range) {
+            self.give_up(range, now);
         }
     }
 
@@ -502,6 +614,23 @@ impl Layout {
             self.service_indices.release(index);
         }
     }
+}
+
+/// The pages that schedules lie in, none of them empty.
+fn ranges_of<'c>(
+    rotations: impl Iterator<Item = &'c Rotation>,
+    spills: &'c BTreeMap<u32, Rotation>,
+    previous: &'c BTreeMap<u32, Previous>,
+) -> Vec<Range> {
+    let previous = previous.values().map(|p| &p.rotation);
+    let all = rotations.chain(spills.values()).chain(previous);
+    all.map(|r| slots::pages_of(*r)).filter(|r| r.len > 0).collect()
+}
+
+/// The pages of a schedule.
+fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> impl Iterator<Item = (u32, SlotPage)> {
+    let Range { first, len } = slots::pages_of(rotation);
+    pages.range(first..first.saturating_add(len)).map(|(n, p)| (*n, *p))
 }
 
 /// Address and port of an entry; `None` for one that is not in use.

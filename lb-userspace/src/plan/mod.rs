@@ -3,6 +3,8 @@
 pub mod diff;
 pub mod indices;
 pub mod layout;
+pub mod maglev;
+pub mod ramp;
 pub mod ranges;
 pub mod schedule;
 pub mod slots;
@@ -10,4 +12,4 @@ pub mod sources;
 
 pub use diff::{Action, diff};
 pub use layout::{Capacities, Layout, LayoutError, WantedBackend, WantedService};
-pub use schedule::{Candidate, TierChoice, choose_tier};
+pub use schedule::{Candidate, Filling, TierChoice, choose_tier};

@@ -2,7 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::schedule::SmoothWrr;
+use lb_common::{
+    abi::Rule,
+    schedule::{COMPARED, SmoothWrr},
+};
+
+use super::maglev::{self, Peer};
+use crate::model::Scheduler;
 
 /// Slots that one service's schedule has at most.
 pub const MAX_SLOTS: u32 = 65_536;
@@ -65,6 +71,42 @@ pub fn choose_tier(candidates: &[Candidate], failback: bool, holding: Option<u8>
     TierChoice {
         serving: lowest,
         holding: lowest.filter(|tier| !open_below(*tier)),
+    }
+}
+
+/// How a service's slots are filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filling {
+    /// By which scheduler.
+    pub scheduler: Scheduler,
+    /// Slots of a Maglev table.
+    pub table_size: u32,
+}
+
+/// The slots of these peers, as positions in `peers`, and the rule to choose one. Only round-robin minds the `cap`, as
+/// [`turns`] says.
+#[must_use]
+pub fn fill(filling: Filling, peers: &[Peer], cap: u32) -> (Rule, Vec<u32>) {
+    let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    match filling.scheduler {
+        Scheduler::RoundRobin => {
+            let weights: Vec<u32> = peers.iter().map(|peer| peer.weight).collect();
+            (
+                Rule::ROUND_ROBIN,
+                turns(&weights, cap).into_iter().map(position).collect(),
+            )
+        }
+        Scheduler::LeastConn => {
+            let taking = peers.iter().enumerate().filter(|(_, peer)| peer.weight > 0);
+            let slots: Vec<u32> = taking.map(|(at, _)| position(at)).collect();
+            if slots.len() <= COMPARED as usize {
+                (Rule::LEAST_CONN, slots)
+            } else {
+                (Rule::LEAST_CONN_OF_TWO, slots)
+            }
+        }
+        Scheduler::SourceHash => (Rule::SOURCE_HASH, maglev::table(peers, filling.table_size)),
+        Scheduler::Maglev => (Rule::MAGLEV, maglev::table(peers, filling.table_size)),
     }
 }
 

@@ -37,6 +37,19 @@ pub fn paginate(order: &[u32]) -> Vec<SlotPage> {
     order.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
 }
 
+/// Whether a rotation refers to this schedule.
+#[must_use]
+pub fn is_order(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>, order: &[u32]) -> bool {
+    let Range { first, .. } = pages_of(rotation);
+    rotation.len() as usize == order.len()
+        && (first..)
+            .zip(order.chunks(SLOTS_PER_PAGE as usize))
+            .all(|(number, slots)| {
+                let page = pages.get(&number).and_then(|page| page.0.get(..slots.len()));
+                page == Some(slots)
+            })
+}
+
 /// The schedule that a rotation refers to; `None` when a page is missing.
 #[must_use]
 pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> Option<Vec<u32>> {
@@ -62,6 +75,10 @@ mod tests {
             let pages = paginate(&order);
             assert_eq!(pages.len() as u32, pages_for(len));
             let pages = (3..).zip(pages).collect();
+            let rotation = Rotation::new(3 * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN);
+            assert!(
+                is_order(rotation, &pages, &order) && !is_order(rotation, &pages, &[order.clone(), vec![7]].concat())
+            );
             assert_eq!(
                 order_of(Rotation::new(3 * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN), &pages),
                 Some(order)

@@ -9,7 +9,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        ABI_VERSION, Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
+        ABI_VERSION, Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, Service,
+        SlotPage,
     },
     flow::{Phase, TICK_SHIFT, Timeouts},
     net::{self, Addr4, Be16, MacAddr},
@@ -165,7 +166,11 @@ fn fill(datapath: &mut KernelDatapath, chain: &Chain, mode: Mode) -> Result<()> 
             vip: SocketAddr::new(traffic.vip(), PORT + service),
             protocol: traffic.protocol(),
         };
-        datapath.set_service(id, service.into())?;
+        let entry = Service {
+            index: service.into(),
+            ..Service::default()
+        };
+        datapath.set_service(id, entry)?;
     }
     Ok(())
 }

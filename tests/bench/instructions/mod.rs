@@ -55,6 +55,8 @@ const fn limits() -> Limits {
         backends: 64,
         new_flows_per_core: 0,
         icmp_per_second: 1000,
+        slots: 1 << 16,
+        affinity: 1 << 10,
     }
 }
 

@@ -14,6 +14,16 @@ pub(in crate::config) const SERVICE_PORTS: RangeInclusive<u32> = 1..=1 << 20;
 pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=65_536;
 /// ICMP messages that a CPU may send in a second.
 pub(in crate::config) const ICMP_PER_SECOND: RangeInclusive<u32> = 0..=1_000_000;
+/// Slots of all schedules, four bytes each.
+pub(in crate::config) const SLOTS: RangeInclusive<u32> = 1024..=1 << 30;
+/// Clients that stay with their backend.
+pub(in crate::config) const AFFINITY: RangeInclusive<u32> = 1024..=1 << 24;
+/// Slots of a Maglev table.
+pub(in crate::config) const TABLE: RangeInclusive<u32> = 251..=5_000_011;
+/// Time spans that something about the choice of backends lasts; 0 turns it off.
+pub(in crate::config) const SPAN: RangeInclusive<Duration> = Duration::ZERO..=WEEK;
+/// Active flows of a backend.
+pub(in crate::config) const CONNECTIONS: RangeInclusive<u32> = 1..=1 << 30;
 /// Share of new flows.
 pub(in crate::config) const WEIGHT: RangeInclusive<u16> = 0..=256;
 /// Tiers.

@@ -16,6 +16,8 @@ use super::{
     error::{ConfigErrors, Problem},
     value::format_duration,
 };
+use lb_common::abi::SLOTS_PER_PAGE;
+
 use crate::model::{Backend, Config, Protocol, Service, ServiceId};
 
 /// Checks a whole configuration.
@@ -106,6 +108,7 @@ fn counts(config: &Config, problems: &mut Vec<Problem>) {
         ),
         ("backends", backends, config.limits.backends),
     ];
+    slots(config, problems);
     for (what, count, limit) in counts {
         if usize::try_from(limit).is_ok_and(|limit| count > limit) {
             let problem = Problem::new(
@@ -114,6 +117,21 @@ fn counts(config: &Config, problems: &mut Vec<Problem>) {
             );
             problems.push(problem.value(limit).expected(format!("at least {count}")));
         }
+    }
+}
+
+/// Each Maglev table fits twice: as it is, and while it changes. A third time, as it was before the last change, is
+/// given up early where there is no room for it.
+fn slots(config: &Config, problems: &mut Vec<Problem>) {
+    let hashed = config.services.iter().filter(|s| s.scheduler.by_hash());
+    let tables: u64 = hashed
+        .map(|s| u64::from(s.scheduling.maglev_table_size.next_multiple_of(SLOTS_PER_PAGE)))
+        .sum();
+    let limit = config.limits.slots;
+    if tables * 2 > u64::from(limit) {
+        let message = format!("the Maglev tables have {tables} slots, and two of each do not fit into {limit}");
+        let problem = Problem::new("limits.slots", message).value(limit);
+        problems.push(problem.expected(format!("{} or more", tables * 3)));
     }
 }
 

@@ -11,8 +11,9 @@ use super::{
     },
     bounds, duplicates, duration_within, flow_timeout, interface_names, within,
 };
-use crate::model::{
-    Backend, Config, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress, endpoint_name,
+use crate::{
+    model::{Backend, Config, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress, endpoint_name},
+    plan::maglev::{DEFAULT_SIZE, is_prime},
 };
 
 pub(super) fn check(path: &str, service: &Service, config: &Config, problems: &mut Vec<Problem>) {
@@ -32,6 +33,7 @@ pub(super) fn check(path: &str, service: &Service, config: &Config, problems: &m
         );
     }
     timeouts(path, service, problems);
+    scheduling(path, service, problems);
     health(&format!("{path}.health"), service, problems);
     for (index, backend) in service.backends.iter().enumerate() {
         backend_alone(&format!("{path}.backend[{index}]"), path, backend, service, problems);
@@ -128,6 +130,45 @@ fn timeouts(path: &str, service: &Service, problems: &mut Vec<Problem>) {
         all.iter()
             .filter_map(|(key, timeout)| flow_timeout(&format!("{path}.timeouts.{key}"), *timeout)),
     );
+}
+
+fn scheduling(path: &str, service: &Service, problems: &mut Vec<Problem>) {
+    let scheduling = &service.scheduling;
+    let key = |name: &str| format!("{path}.{name}");
+    let spans = [
+        ("rehash-window", scheduling.rehash_window),
+        ("affinity", scheduling.affinity),
+        ("slow-start", scheduling.slow_start),
+        ("drain-timeout", scheduling.drain_timeout),
+    ];
+    for (name, span) in spans {
+        duration_within(&key(name), span, &bounds::SPAN, problems);
+    }
+    if scheduling.one_packet && service.id.protocol == Protocol::Tcp {
+        let problem = Problem::new(key("one-packet"), "packets of a TCP connection belong together");
+        problems.push(
+            problem
+                .value(true)
+                .expected("protocol = \"udp\" along with it, or false"),
+        );
+    }
+    table_size(&key("maglev-table-size"), service, problems);
+}
+
+fn table_size(key: &str, service: &Service, problems: &mut Vec<Problem>) {
+    let size = service.scheduling.maglev_table_size;
+    within(key, &size, &bounds::TABLE, problems);
+    if !bounds::TABLE.contains(&size) {
+        return;
+    }
+    if !is_prime(size) {
+        let next = (size..).find(|n| is_prime(*n)).unwrap_or(DEFAULT_SIZE);
+        let problem = Problem::new(key, format!("{size} is not a prime number")).value(size);
+        problems.push(problem.expected(format!("a prime number such as {next}")));
+    } else if service.scheduler.by_hash() && service.backends.len() > size as usize {
+        let problem = Problem::new(key, format!("{size} slots are too few for the backends")).value(size);
+        problems.push(problem.expected("a prime number a hundred times the number of backends, or larger"));
+    }
 }
 
 fn health(path: &str, service: &Service, problems: &mut Vec<Problem>) {

@@ -19,13 +19,15 @@ fn active_passive(failback: bool) -> Service {
     }
 }
 
-fn kinds(actions: &[Action]) -> Vec<&'static str> {
+pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
     let kind = |a: &Action| match a {
         Action::RemoveService(_) => "remove service",
         Action::SetSource { .. } => "source",
         Action::ClearCounters(_) => "clear",
         Action::SetBackend { .. } => "backend",
         Action::WritePages { .. } => "pages",
+        Action::SetSpill { .. } => "spill",
+        Action::SetPrevious { .. } => "previous",
         Action::SetRotation { .. } => "rotation",
         Action::SetService { .. } => "service",
     };

@@ -307,7 +307,7 @@ impl Daemon {
         let Some(service) = state.maps.services.values().next() else {
             return Vec::new();
         };
-        let order = order_of(state.maps.rotations[service], &state.maps.pages).unwrap();
+        let order = order_of(state.maps.rotations[&service.index], &state.maps.pages).unwrap();
         let last_octet = |i: &u32| state.maps.backends[i].address[0].to_ne_bytes()[3];
         order.iter().map(last_octet).collect()
     }

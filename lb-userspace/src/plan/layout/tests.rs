@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     controller::execute::execute_action,
     datapath::{Datapath, fake::FakeDatapath},
-    model::Protocol,
+    model::{Protocol, Scheduler},
     plan::diff,
 };
 
@@ -22,20 +22,17 @@ fn id(port: u16) -> ServiceId {
     }
 }
 
-/// A service on so many ports.
-fn wanted(first: u16, ports: u16, backends: Vec<WantedBackend>) -> WantedService {
-    let keys = (first..first + ports).map(id).collect();
-    WantedService {
-        id: id(first),
-        keys,
-        backends,
-    }
-}
-
 fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
     WantedBackend {
         address: ([10, 0, 1, last], 80).into(),
-        share: if up { share } else { 0 },
+        share: if up && share.is_multiple_of(3) {
+            0
+        } else if up {
+            share
+        } else {
+            0
+        },
+        spill: if up && share.is_multiple_of(3) { share } else { 0 },
         sources: (0..source).map(|s| IpAddr::from([10, 0, 2, s])).collect(),
         spread: 1,
         entry: Backend {
@@ -49,12 +46,38 @@ fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
     }
 }
 
+/// A service on so many ports.
+fn wanted(first: u16, ports: u16, scheduler: Scheduler, backends: Vec<WantedBackend>) -> WantedService {
+    WantedService {
+        id: id(first),
+        keys: (first..first + ports).map(id).collect(),
+        entry: Service::default(),
+        filling: Filling {
+            scheduler,
+            table_size: 61,
+        },
+        previous_until: Some(Tick(100)),
+        backends,
+    }
+}
+
+fn scheduler() -> impl Strategy<Value = Scheduler> {
+    prop::sample::select(vec![
+        Scheduler::RoundRobin,
+        Scheduler::LeastConn,
+        Scheduler::SourceHash,
+        Scheduler::Maglev,
+    ])
+}
+
 /// A step: the service wanted so, or gone; a write that fails perhaps; time that goes by; whether a sweep follows.
 #[derive(Debug, Clone)]
 struct Step {
     port: u16,
     ports: u16,
     wanted: Option<Vec<WantedBackend>>,
+    scheduler: Scheduler,
+    forgets: bool,
     fails_after: Option<usize>,
     wait: u64,
     sweep: bool,
@@ -70,15 +93,21 @@ fn step() -> impl Strategy<Value = Step> {
         proptest::option::weighted(0.3, 0usize..8),
         0u64..150,
         any::<bool>(),
+        scheduler(),
+        any::<bool>(),
     )
-        .prop_map(|(port, ports, wanted, fails_after, wait, sweep)| Step {
-            port,
-            ports,
-            wanted,
-            fails_after,
-            wait,
-            sweep,
-        })
+        .prop_map(
+            |(port, ports, wanted, fails_after, wait, sweep, scheduler, forgets)| Step {
+                scheduler,
+                forgets,
+                port,
+                ports,
+                wanted,
+                fails_after,
+                wait,
+                sweep,
+            },
+        )
 }
 
 fn bring_about(fake: &mut FakeDatapath, layout: &mut Layout, draft: &Draft) -> bool {
@@ -103,6 +132,19 @@ fn sweep(fake: &mut FakeDatapath, layout: &mut Layout, now: Duration) {
     layout.collect_garbage(now);
 }
 
+/// The time of tables before the last change is over.
+fn forget(fake: &mut FakeDatapath, layout: &mut Layout, now: Duration) {
+    for (service, previous) in layout.outdated(Tick(100)) {
+        let gone = Action::SetPrevious {
+            service,
+            previous: Previous::default(),
+        };
+        execute_action(fake, &gone).unwrap();
+        layout.wrote(&gone);
+        layout.forgot(service, previous, now);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -113,12 +155,12 @@ proptest! {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let mut now = Duration::from_secs(1);
-        for Step { port, ports, wanted: wish, fails_after, wait, sweep: swept } in steps {
+        for Step { port, ports, wanted: wish, scheduler, forgets, fails_after, wait, sweep: swept } in steps {
             let id = id(port);
             now += Duration::from_millis(wait);
             fake.state().writes_left = fails_after;
             let draft = match wish {
-                Some(backends) => layout.draft(&wanted(port, ports, backends), now),
+                Some(backends) => layout.draft(&wanted(port, ports, scheduler, backends), now),
                 None => Ok(layout.draft_removal(id)),
             };
             if let Ok(draft) = draft {
@@ -129,17 +171,25 @@ proptest! {
                     got.rotations.retain(|_, r| !r.is_empty() || !got.services.is_empty());
                     prop_assert_eq!(&got.services, &draft.after.services);
                     prop_assert_eq!(&got.rotations, &draft.after.rotations);
+                    prop_assert_eq!(&got.spills, &draft.after.spills);
+                    prop_assert_eq!(&got.previous, &draft.after.previous);
                     prop_assert_eq!(&got.pages, &draft.after.pages);
                     prop_assert_eq!(&got.backends, &draft.after.backends);
                 }
             }
             fake.state().writes_left = None;
+            if forgets {
+                forget(&mut fake, &mut layout, now);
+            }
             if swept {
                 sweep(&mut fake, &mut layout, now);
             }
             // A new daemon finds the same.
             let found = fake.contents().unwrap();
             prop_assert_eq!(&found.services, &layout.contents.services);
+            for (service, previous) in &found.previous {
+                prop_assert_eq!(layout.contents.previous.get(service), Some(previous));
+            }
             prop_assert_eq!(&found.backends, &layout.contents.backends);
             let adopted = Layout::adopt(found.clone(), SMALL, now);
             prop_assert!(adopted.published().eq(layout.published()), "whose the ports are");
@@ -167,14 +217,14 @@ proptest! {
     /// A layout that adopts what another left writes nothing for the same wish.
     #[test]
     fn adoption_writes_nothing(
-        wishes in proptest::collection::btree_map(1u16..4, proptest::collection::btree_map(0u8..3, (1u32..9, any::<bool>(), 0u8..3), 0..3), 1..3),
+        wishes in proptest::collection::btree_map(1u16..4, (scheduler(), proptest::collection::btree_map(0u8..3, (1u32..9, any::<bool>(), 0u8..3), 0..3)), 1..3),
     ) {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let now = Duration::ZERO;
-        let wanted: Vec<_> = wishes.into_iter().map(|(port, backends)| {
+        let wanted: Vec<_> = wishes.into_iter().map(|(port, (scheduler, backends))| {
             let backends = backends.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect();
-            wanted(port * 10, port, backends)
+            wanted(port * 10, port, scheduler, backends)
         }).collect();
         for service in &wanted {
             let draft = layout.draft(service, now).unwrap();
@@ -194,7 +244,7 @@ fn a_removed_backend_that_comes_back_has_its_index_again() {
     let mut fake = FakeDatapath::default();
     let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
     let mut want = |backends: Vec<WantedBackend>| {
-        let wanted = wanted(1, 1, backends);
+        let wanted = wanted(1, 1, Scheduler::RoundRobin, backends);
         let draft = layout.draft(&wanted, Duration::ZERO).unwrap();
         assert!(bring_about(&mut fake, &mut layout, &draft));
         layout.settle(id(1), &draft, Duration::ZERO);
@@ -203,4 +253,40 @@ fn a_removed_backend_that_comes_back_has_its_index_again() {
     assert_eq!(want(vec![backend(1, 1, true, 0), backend(2, 1, true, 0)]), [0; 0]);
     assert_eq!(want(vec![backend(1, 1, true, 0)]), [1]);
     assert_eq!(want(vec![backend(1, 1, true, 0), backend(2, 1, true, 0)]), [0; 0]);
+}
+
+/// A weight, a scheduler: whatever changes, one rotation flips, and the table that goes is kept for the time that is set.
+#[test]
+fn a_table_that_goes_counts_for_a_while() {
+    let mut fake = FakeDatapath::default();
+    let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
+    let pool = |weight| vec![backend(1, 1, true, 0), backend(2, weight, true, 0)];
+    let mut want = |layout: &mut Layout, scheduler, weight| {
+        let draft = layout
+            .draft(&wanted(1, 1, scheduler, pool(weight)), Duration::ZERO)
+            .unwrap();
+        assert!(bring_about(&mut fake, layout, &draft));
+        layout.settle(id(1), &draft, Duration::ZERO);
+        let log = fake.take_log();
+        assert_eq!(
+            log.iter().filter(|a| matches!(a, Action::SetRotation { .. })).count(),
+            1,
+            "{log:?}"
+        );
+        (layout.contents.rotations[&0], layout.contents.previous.get(&0).copied())
+    };
+    assert_eq!(want(&mut layout, Scheduler::RoundRobin, 1).1, None);
+    let (first, none) = want(&mut layout, Scheduler::Maglev, 1);
+    assert_eq!(
+        (first.rule(), first.len(), none),
+        (Rule::MAGLEV, 61, None),
+        "turns are nothing to go back to"
+    );
+    let (second, kept) = want(&mut layout, Scheduler::Maglev, 2);
+    assert_eq!(kept.map(|p| (p.rotation, p.until)), Some((first, Tick(100))));
+    let (least, kept) = want(&mut layout, Scheduler::LeastConn, 2);
+    assert_eq!((least.rule(), least.len()), (Rule::LEAST_CONN, 2));
+    assert_eq!(kept.map(|p| p.rotation), Some(second));
+    assert_eq!(layout.outdated(Tick(99)), []);
+    assert_eq!(layout.outdated(Tick(100)).len(), 1);
 }
