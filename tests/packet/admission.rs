@@ -147,7 +147,9 @@ fn a_flow_that_ends_makes_room() {
     let mut lab = Lab::new();
     for case in Case::tcp() {
         let service = limited(&mut lab, case, 2, 1);
-        let (server, _) = lab.forward(&service, &service.request(1000));
+        let flow = lab.forward(&service, &service.request(1000));
+        let server = flow.0;
+        lab.establish(&service, &service.request(1000), flow);
         let _flow = lab.forward(&service, &service.request(1001));
         lab.refused(&service.request(1002), DropReason::BackendsFull);
         let _over = lab.forward(&service, &service.request(1000).flags(ACK));

@@ -185,8 +185,8 @@ fn flows_that_end_make_their_backend_lighter() {
         let requests: Vec<_> = (0..9).map(|n| service.request(1000 + n)).collect();
         let flows: Vec<_> = requests.iter().map(|request| lab.forward(&service, request)).collect();
         let busy = flows[0].0;
-        for (request, _) in requests.iter().zip(&flows).filter(|(_, flow)| flow.0 == busy) {
-            let _over = lab.forward(&service, &request.clone().flags(ACK));
+        for (request, flow) in requests.iter().zip(&flows).filter(|(_, flow)| flow.0 == busy) {
+            lab.establish(&service, request, *flow);
             let _over = lab.forward(&service, &request.clone().flags(RST | ACK));
         }
         assert_eq!(lab.datapath.active(busy.index).unwrap(), 0);
