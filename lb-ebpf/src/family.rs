@@ -3,6 +3,7 @@
 use lb_common::{
     abi::{Affinity, AffinityKey, FlowKey, Link, Service, ServiceKey, VipFlags},
     encap::Outer,
+    flow::Tick,
     fragment::Piece,
     icmp::{self, Message},
     net::{Addr4, Addr6, Address, ICMP, ICMPV6},
@@ -12,7 +13,7 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, encap,
+    Exit, encap, flow_table,
     maps::{self, Flows, Fragments, NewFlow},
     packet::{Frame, Window},
     parse::{self, Ip},
@@ -67,6 +68,8 @@ pub trait Family: Sized + 'static {
     fn flows() -> Flows<Self::Addr>;
     /// Its table of half-open flows.
     fn half_open_flows() -> Flows<Self::Addr>;
+    /// [`flow_table::claim`], by a name of its own.
+    fn claim(now: Tick) -> u32;
     /// This CPU's room for a new flow.
     fn new_flow() -> Option<&'static mut NewFlow<Self::Addr>>;
     /// Its services.
@@ -160,6 +163,11 @@ impl Family for V4 {
     #[inline(always)]
     fn half_open_flows() -> Flows<Addr4> {
         maps::embryonic_v4()
+    }
+
+    #[inline(always)]
+    fn claim(now: Tick) -> u32 {
+        claim_v4(now.0)
     }
 
     #[inline(always)]
@@ -271,6 +279,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn claim(now: Tick) -> u32 {
+        claim_v6(now.0)
+    }
+
+    #[inline(always)]
     fn new_flow() -> Option<&'static mut NewFlow<Addr6>> {
         maps::new_flow_v6()
     }
@@ -303,3 +316,17 @@ impl Family for V6 {
 
 /// The key of the flow that a packet belongs to.
 pub type Key<F> = FlowKey<<F as Family>::Addr>;
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn claim_v4(now: u32) -> u32 {
+    flow_table::claim::<V4>(Tick(now))
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn claim_v6(now: u32) -> u32 {
+    flow_table::claim::<V6>(Tick(now))
+}

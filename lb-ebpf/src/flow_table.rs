@@ -240,9 +240,12 @@ pub fn open<F: Family>(
     describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
     let alone = packet.key.protocol() != TCP && service.flags.any(ServiceFlags::ONE_PACKET);
     new.flow.alone = u8::from(alone);
+    new.key = packet.key;
     if backend.mode.sees_replies() {
-        claim::<F>(&packet.key, backend, now, new)?;
+        claimed(F::claim(now))?;
     }
+    // Taken anew, because the claim worked on it.
+    let new = F::new_flow().ok_or(INTERNAL)?;
     if new.flow.alone != 0 {
         stats::count_datagram(index);
         return Ok((&mut new.flow, backend));
@@ -293,11 +296,44 @@ fn port_of(backend: &Backend, asked: Be16) -> Be16 {
     if backend.port.get() == 0 { asked } else { backend.port }
 }
 
-/// Makes the entry of the replies, which claims the source port; in `full-nat` mode it picks one.
+/// Makes the entry of the replies of the new flow in this CPU's room, which claims the source port; in `full-nat` mode it picks
+/// one. What came of it is a number, for [`claimed`], because it crosses a function with a global name: the verifier goes through
+/// such a function once, and not once for each state that a packet may have left the program in.
 #[inline(always)]
-fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<(), Exit> {
+pub fn claim<F: Family>(now: Tick) -> u32 {
+    match try_claim::<F>(now) {
+        Ok(()) => CLAIMED,
+        Err(Exit::Reject(DropReason::TupleInUse)) => TUPLE_IN_USE,
+        Err(Exit::Reject(DropReason::SourcePortsExhausted)) => EXHAUSTED,
+        Err(Exit::Reject(_)) => TABLE_FULL,
+        Err(_) => BROKEN,
+    }
+}
+
+const CLAIMED: u32 = 0;
+const TUPLE_IN_USE: u32 = 1;
+const EXHAUSTED: u32 = 2;
+const TABLE_FULL: u32 = 3;
+const BROKEN: u32 = 4;
+
+/// What [`claim`] said.
+#[inline(always)]
+fn claimed(result: u32) -> Result<(), Exit> {
+    match result {
+        CLAIMED => Ok(()),
+        TUPLE_IN_USE => Err(Exit::Reject(DropReason::TupleInUse)),
+        EXHAUSTED => Err(Exit::Reject(DropReason::SourcePortsExhausted)),
+        TABLE_FULL => Err(Exit::Reject(DropReason::FlowTableFull)),
+        _ => Err(INTERNAL),
+    }
+}
+
+#[inline(always)]
+fn try_claim<F: Family>(now: Tick) -> Result<(), Exit> {
+    let new = F::new_flow().ok_or(INTERNAL)?;
+    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
     if backend.mode == Mode::NAT {
-        return if claim_reply::<F>(key, now, new)? {
+        return if claim_reply::<F>(now, new)? {
             Ok(())
         } else {
             Err(Exit::Reject(DropReason::TupleInUse))
@@ -305,8 +341,8 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
     }
     for _ in 0..SOURCE_ATTEMPTS {
         let source = next_source::<F>(backend, new.flow.rewrite.dst_port)?;
-        new.flow.rewrite = Rewrite::new(key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
-        if claim_reply::<F>(key, now, new)? {
+        new.flow.rewrite = Rewrite::new(&new.key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
+        if claim_reply::<F>(now, new)? {
             return Ok(());
         }
     }
@@ -328,17 +364,13 @@ fn next_source<F: Family>(backend: &Backend, port: Be16) -> Result<(F::Addr, Be1
 
 /// Makes the entry of the replies; false when another flow has it.
 #[inline(always)]
-fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool, Exit> {
-    new.reply_key = new.flow.rewrite.reply_key(key.protocol());
-    new.reply = Flow {
-        rewrite: new.flow.rewrite.reply(key),
-        direction: Direction::TO_CLIENT,
-        ..new.flow
-    };
+fn claim_reply<F: Family>(now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool, Exit> {
+    new.reply_key = new.flow.rewrite.reply_key(new.key.protocol());
+    make_twin::<F>(&new.key, &new.flow, &mut new.reply);
     if !insert::<F, HalfOpen>(&new.reply_key, &new.reply)? {
         if let Some(other) = F::half_open_flows().get(&new.reply_key)
             && !other.expires.passed(now)
-            && !other.rewrite.leads_to(key)
+            && !other.rewrite.leads_to(&new.key)
         {
             return Ok(false);
         }
@@ -348,7 +380,7 @@ fn claim_reply<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<F::Addr>) -
             return Ok(false);
         }
     }
-    if !keep_claim::<F, HalfOpen>(key, &new.reply_key, now) {
+    if !keep_claim::<F, HalfOpen>(&new.key, &new.reply_key, now) {
         return Ok(false);
     }
     Ok(true)

@@ -105,6 +105,8 @@ static FORGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// The two entries of a flow that is being opened.
 #[repr(C)]
 pub struct NewFlow<A> {
+    /// The key of the client's packets.
+    pub key: FlowKey<A>,
     /// The client's direction.
     pub flow: Flow<A>,
     /// The replies' direction.
