@@ -100,7 +100,7 @@ fn check_finds_the_same_and_starts_nothing() {
     let before = crate::refusal::traces(&lab);
     assert_eq!(check(&lab.config().service(web(&lab)).toml()).code, 0);
     assert_eq!(
-        check(&lab.config().service(web(&lab).set("mode = \"gue\"")).toml()).code,
+        check(&lab.config().service(web(&lab).set("mode = \"gre\"")).toml()).code,
         INVALID
     );
     assert_eq!(crate::refusal::traces(&lab), before);
