@@ -61,9 +61,6 @@ impl Path {
         for way in [
             Way::Balancer(Mode::FULL_NAT),
             Way::Balancer(Mode::NAT),
-            Way::Balancer(Mode::L2_DSR),
-            Way::Balancer(Mode::IPIP),
-            Way::Balancer(Mode::GUE),
             Way::Ipvs,
             Way::Nftables,
         ] {
@@ -71,6 +68,12 @@ impl Path {
                 all.extend(traffic.map(|traffic| Self::new(way, place, traffic)));
             }
         }
+        // What does not depend on the mode is measured above: TCP's half, and the making of a flow.
+        for mode in [Mode::L2_DSR, Mode::IPIP, Mode::GUE] {
+            let established = |traffic| Self::new(Way::Balancer(mode), Place::Established, traffic);
+            all.extend(DATAGRAMS.map(established));
+        }
+        all.push(Self::new(Way::Balancer(Mode::L2_DSR), Place::First, Traffic::UdpV4));
         all.extend(DATAGRAMS.map(|traffic| Self::new(Way::Routing, Place::Any, traffic)));
         // The bed's nftables are for IPv4.
         all.retain(|path| path.way != Way::Nftables || path.traffic != Traffic::UdpV6);
