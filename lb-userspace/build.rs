@@ -56,7 +56,7 @@ fn build() -> io::Result<()> {
             "the build of lb-ebpf failed; its messages stand above",
         ));
     }
-    for program in ["lb", "bench", "traffic", "decap"] {
+    for program in ["lb", "bench", "traffic", "decap", "sweep"] {
         copy(
             &target.join("bpfel-unknown-none/release").join(program),
             &out.join(program),

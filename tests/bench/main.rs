@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 mod peers;
 mod report;
+mod sweep;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -90,6 +91,9 @@ fn run(args: &Peers) -> Result<ExitCode> {
     peers::measure(args.quick, wanted, &mut report)?;
     if wanted(Part::Flip) {
         flip::measure(&mut report)?;
+    }
+    if wanted(Part::Sweep) {
+        sweep::measure(&mut report)?;
     }
     if wanted(Part::Memory) {
         memory::measure(&mut report)?;

@@ -21,6 +21,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub(super) const ENTRY: &str = "lb";
 /// Programs that measurements compare with: `bare_tx`, `bare_redirect`, `sink`, `pass`.
 pub static BENCH_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench"));
+/// The walk over a flow table as the kernel can make it by itself, which measurements compare with: `sweep`.
+pub static SWEEP_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sweep"));
 
 /// What is decided when the program is loaded; the verifier removes what is off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `lb`'s packet path in the middle of a chain, configured as its controller would.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -17,7 +17,7 @@ use lb_common::{
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
-    datapath::{Datapath as _, KernelDatapath, loader::Features},
+    datapath::{Datapath as _, KernelDatapath, KernelFlowTables, loader::Features},
     model::{self, Limits, Protocol, ServiceId, XdpMode},
 };
 
@@ -32,7 +32,8 @@ pub(crate) const BACKENDS: u8 = 4;
 const SOURCES: u8 = 16;
 /// Where tunnels of mode `gue` end.
 const GUE_PORT: u16 = 6080;
-const BPFFS: &str = "/sys/fs/bpf";
+/// Where the pins are.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// A chain with the packet path on `in` and `out`.
 pub(crate) struct Balancer {
@@ -129,6 +130,11 @@ impl Balancer {
             established.insert(key, Flow { phase, ..flow }, 0)?;
         }
         Ok(())
+    }
+
+    /// The flow tables.
+    pub(crate) fn flow_tables(&self) -> Arc<KernelFlowTables> {
+        self.path.0.flow_tables()
     }
 
     /// What the kernel says of the program.

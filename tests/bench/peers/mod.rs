@@ -67,6 +67,8 @@ pub(crate) enum Part {
     Size,
     /// From a verdict to the maps.
     Flip,
+    /// The walk over the flow tables.
+    Sweep,
     /// Memory of the maps.
     Memory,
     /// HTTP through lb and others.
