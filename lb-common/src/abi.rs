@@ -15,7 +15,15 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 5] = ["lb_open", "lb_odd", "lb_too_big", "lb_new", "lb_take_up"];
+pub const STAGES: [&str; 7] = [
+    "lb_open",
+    "lb_odd",
+    "lb_too_big",
+    "lb_new",
+    "lb_take_up",
+    "lb_tagged",
+    "lb_mixed",
+];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.
 pub const SLOTS_PER_PAGE: u32 = 64;
@@ -102,7 +110,8 @@ pub struct Link {
     pub vlans: Vlans,
 }
 
-/// Up to two VLAN tags. The default is none.
+/// Up to two VLAN tags, without priority: the outer in the lower half, the inner in the upper. In each, the kind of tag
+/// (1: 802.1Q, 2: 802.1ad) stands above the twelve bits of the VLAN's number; 0 is no tag. The default is none.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Vlans(pub u32);

@@ -33,10 +33,10 @@ impl Delta {
         self.word(old.word(), new.word())
     }
 
-    /// With an address changed.
+    /// With an address changed, to one of either family: a pseudo-header's sum does not tell where its words stand.
     #[inline(always)]
     #[must_use]
-    pub fn address<A: Address>(self, old: A, new: A) -> Self {
+    pub fn address<A: Address, B: Address>(self, old: A, new: B) -> Self {
         let (old, new) = (sum_words(old.words()), sum_words(new.words()));
         self.word(old, new)
     }

@@ -19,6 +19,8 @@ pub mod reset;
 pub mod rewrite;
 pub mod schedule;
 pub mod traffic;
+pub mod translate;
+pub mod vlan;
 pub mod wire;
 
 pub use network_types;

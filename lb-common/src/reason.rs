@@ -33,7 +33,7 @@ macro_rules! reasons {
 reasons! {
     /// Why a packet was handed to the kernel as it came, byte for byte.
     PassReason {
-        /// Neither IPv4 nor IPv6: ARP, VLAN-tagged frames and the like.
+        /// Neither IPv4 nor IPv6: ARP and the like.
         NotIp = "not-ip",
         /// Neither TCP nor UDP, nor an ICMP error: neighbour discovery, echo requests that the kernel answers, and the like.
         NotTcpOrUdp = "not-tcp-or-udp",
@@ -52,6 +52,8 @@ reasons! {
         IcmpNoFlow = "icmp-no-flow",
         /// A fragment to a VIP that came before the first one of its packet, or long after it.
         FragmentBeforeFirst = "fragment-before-first",
+        /// VLAN tags where `vlans` is off, or more than two of them.
+        VlanTagged = "vlan-tagged",
     }
 }
 
@@ -72,7 +74,7 @@ reasons! {
         TupleInUse = "tuple-in-use",
         /// The flow table refused a new entry; TCP is answered with RST.
         FlowTableFull = "flow-table-full",
-        /// UDP over IPv6 without a checksum, which RFC 8200 forbids.
+        /// UDP without a checksum, from or towards IPv6, where RFC 8200 forbids it.
         UdpChecksumMissing = "udp-checksum-missing",
         /// Larger than the MTU of the way on; the sender is told by ICMP (fragmentation needed, or packet too big).
         ExceedsMtu = "exceeds-mtu",
@@ -82,7 +84,7 @@ reasons! {
         Internal = "internal",
         /// More new flows than `limits.new-flows-per-core` allows; no answer, so that the client tries again a little later.
         NewFlowLimit = "new-flow-limit",
-        /// The driver leaves too little room before the frame for a tunnel's headers, as modes `ipip` and `gue` need it.
+        /// The driver leaves too little room before the frame for VLAN tags, a larger IP header, or a tunnel's headers.
         NoHeadroom = "no-headroom",
         /// A fragment that overlaps what came before it of the same packet.
         FragmentOverlap = "fragment-overlap",
@@ -93,6 +95,8 @@ reasons! {
         /// Every backend that may take a new flow has as many as `max-connections` allows, in the tier that serves and in
         /// the next one; TCP is answered with RST.
         BackendsFull = "backends-full",
+        /// A fragment of a flow between IPv4 and IPv6.
+        FragmentMixed = "fragment-mixed",
     }
 }
 

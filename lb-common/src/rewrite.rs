@@ -18,17 +18,17 @@ pub struct Rewrite<A> {
     pub src_port: Be16,
     /// New destination port.
     pub dst_port: Be16,
-    /// Change of the IPv4 header checksum, the TTL's decrement included; unused for IPv6.
+    /// Change of the IPv4 header checksum, the TTL's decrement included; unused for IPv6, and between families.
     pub ip_delta: Delta,
     /// Change of the TCP or UDP checksum, which covers addresses and ports.
     pub l4_delta: Delta,
 }
 
 impl<A: Address> Rewrite<A> {
-    /// The rewrite of packets with the given key to new addresses and ports.
+    /// The rewrite of packets with the given key to new addresses and ports, which may be of the other family.
     #[inline(always)]
     #[must_use]
-    pub fn new(key: &FlowKey<A>, (src, src_port): (A, Be16), (dst, dst_port): (A, Be16)) -> Self {
+    pub fn new<B: Address>(key: &FlowKey<B>, (src, src_port): (A, Be16), (dst, dst_port): (A, Be16)) -> Self {
         let addresses = Delta::ZERO.address(key.src, src).address(key.dst, dst);
         Self {
             src,
@@ -50,8 +50,8 @@ impl<A: Address> Rewrite<A> {
     /// The rewrite of the answers: back to what the packets with the given key were before.
     #[inline(always)]
     #[must_use]
-    pub fn reply(&self, key: &FlowKey<A>) -> Self {
-        Self {
+    pub fn reply<B: Address>(&self, key: &FlowKey<B>) -> Rewrite<B> {
+        Rewrite {
             src: key.dst,
             dst: key.src,
             src_port: key.dst_port,

@@ -13,7 +13,7 @@ use lb_common::{
 use crate::{
     Exit,
     family::{Family, V4, V6},
-    kernel, maps,
+    maps,
     packet::{Frame, Window},
     parse::{ETHERTYPE, HEAD_V4, HEAD_V6, Packet},
 };
@@ -35,7 +35,7 @@ pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, backend: &Backend) -> 
 fn wrap<I: Family, O: Family>(frame: Frame, length: u32, flow: u32, backend: &Backend) -> Result<(), DropReason> {
     let base = maps::source(backend.first_source).ok_or(DropReason::Internal)?;
     let overhead = encap::overhead(backend.mode, O::VERSION);
-    kernel::make_room(frame, overhead).ok_or(DropReason::NoHeadroom)?;
+    frame.lengthen_head(overhead as usize).ok_or(DropReason::NoHeadroom)?;
     let class = I::hop(frame, ETHERNET + overhead as usize).ok_or(DropReason::Internal)?;
     let protocol = encap::protocol(backend.mode, I::VERSION);
     let outer = Outer {

@@ -7,14 +7,17 @@ use lb_common::{
     fragment::Piece,
     icmp::{self, Message},
     net::{Addr4, Addr6, Address, ICMP, ICMPV6},
+    network_types::eth::EtherType,
     reason::PassReason,
     rewrite::Rewrite,
+    translate::Carried,
     wire::{Ipv4, Ipv6},
 };
 
 use crate::{
     Exit, encap, flow_table,
     maps::{self, Flows, Fragments, NewFlow},
+    mixed,
     packet::{Frame, Window},
     parse::{self, Ip},
     rewrite,
@@ -28,10 +31,16 @@ const MAX_QUOTE: usize = 0xfff;
 pub trait Family: Sized + 'static {
     /// Its addresses.
     type Addr: Address + Default + 'static;
+    /// The other version.
+    type Other: Family<Other = Self>;
     /// Its number.
     const VERSION: u8;
     /// Bytes of Ethernet and IP header.
     const HEAD: usize;
+    /// What stands before it in an Ethernet header, as loaded.
+    const ETHERTYPE: u16;
+    /// Bytes of its header, without options and extensions.
+    const HEADER: usize;
     /// Whether a UDP checksum of zero means "none" (IPv4) or is forbidden (IPv6).
     const UDP_CHECKSUM_OPTIONAL: bool;
 
@@ -70,6 +79,12 @@ pub trait Family: Sized + 'static {
     fn half_open_flows() -> Flows<Self::Addr>;
     /// [`flow_table::claim`], by a name of its own.
     fn claim(now: Tick) -> u32;
+    /// Its packets of flows whose other side is of the other version.
+    fn mixed() -> Flows<Self::Addr, <Self::Other as Family>::Addr>;
+    /// DSCP and ECN.
+    fn class(frame: Frame) -> Option<u8>;
+    /// Writes its header into a frame that came with the other version's, behind the Ethernet header.
+    fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Self::Addr>) -> Option<()>;
     /// This CPU's room for a new flow.
     fn new_flow() -> Option<&'static mut NewFlow<Self::Addr>>;
     /// Its services.
@@ -92,8 +107,11 @@ pub struct V6;
 
 impl Family for V4 {
     type Addr = Addr4;
+    type Other = V6;
     const VERSION: u8 = 4;
     const HEAD: usize = parse::HEAD_V4;
+    const ETHERTYPE: u16 = EtherType::Ipv4 as u16;
+    const HEADER: usize = size_of::<Ipv4>();
     const UDP_CHECKSUM_OPTIONAL: bool = true;
     const ICMP: u8 = ICMP;
     const ICMP_COVERS_ADDRESSES: bool = false;
@@ -171,6 +189,21 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn mixed() -> Flows<Addr4, Addr6> {
+        maps::mixed_v4()
+    }
+
+    #[inline(always)]
+    fn class(frame: Frame) -> Option<u8> {
+        mixed::class_ipv4(frame)
+    }
+
+    #[inline(always)]
+    fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr4>) -> Option<()> {
+        mixed::write_ipv4(frame, carried, rewrite)
+    }
+
+    #[inline(always)]
     fn new_flow() -> Option<&'static mut NewFlow<Addr4>> {
         maps::new_flow_v4()
     }
@@ -203,8 +236,11 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Addr = Addr6;
+    type Other = V4;
     const VERSION: u8 = 6;
     const HEAD: usize = parse::HEAD_V6;
+    const ETHERTYPE: u16 = EtherType::Ipv6 as u16;
+    const HEADER: usize = size_of::<Ipv6>();
     const UDP_CHECKSUM_OPTIONAL: bool = false;
     const ICMP: u8 = ICMPV6;
     const ICMP_COVERS_ADDRESSES: bool = true;
@@ -281,6 +317,21 @@ impl Family for V6 {
     #[inline(always)]
     fn claim(now: Tick) -> u32 {
         claim_v6(now.0)
+    }
+
+    #[inline(always)]
+    fn mixed() -> Flows<Addr6, Addr4> {
+        maps::mixed_v6()
+    }
+
+    #[inline(always)]
+    fn class(frame: Frame) -> Option<u8> {
+        mixed::class_ipv6(frame)
+    }
+
+    #[inline(always)]
+    fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr6>) -> Option<()> {
+        mixed::write_ipv6(frame, carried, rewrite)
     }
 
     #[inline(always)]

@@ -60,3 +60,13 @@ static ICMP_CREDIT: Global<u32> = Global::new(0);
 pub fn icmp_credit() -> u32 {
     ICMP_CREDIT.load()
 }
+
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static VLANS: Global<u8> = Global::new(0);
+
+/// Whether frames with VLAN tags are forwarded like others, and frames to links with VLANs get tags.
+#[inline(always)]
+pub fn vlans() -> bool {
+    VLANS.load() != 0
+}

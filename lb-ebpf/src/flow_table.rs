@@ -9,7 +9,7 @@
 //! proves real ([`crate::half_open`]). What forged packets make can so push out other half-open flows only.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, Link, Mode, OnDown, Service, ServiceFlags},
+    abi::{Backend, BackendState, Flow, Link, Mode, OnDown, Service},
     flow::{Direction, Phase, Tick, refresh_due},
     net::{Address, Be16, TCP},
     reason::DropReason,
@@ -22,15 +22,16 @@ use crate::{
     Exit,
     family::{Family, Key},
     maps::{self, FlowRef, Flows, NewFlow, Refused},
+    mixed,
     packet::{Frame, Window},
     parse::Packet,
-    stats,
+    service, stats, vlan,
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
 /// How many source ports are tried for a new flow before it is refused.
-const SOURCE_ATTEMPTS: u32 = 16;
+pub const SOURCE_ATTEMPTS: u32 = 16;
 
 /// One of the two tables.
 pub trait Table {
@@ -152,7 +153,10 @@ pub fn client_link<A>(frame: Frame, flow: &Flow<A>) -> Result<Link, Exit> {
 #[inline(always)]
 pub fn link_of(frame: Frame) -> Result<Link, Exit> {
     let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
-    Ok(Link::back(ethernet.words::<3, 0>(), frame.ifindex()))
+    Ok(Link {
+        vlans: vlan::of(frame),
+        ..Link::back(ethernet.words::<3, 0>(), frame.ifindex())
+    })
 }
 
 /// Writes what a packet changed in one entry into the other, if there is another; false when the flow has lost that to another flow, and ended.
@@ -199,7 +203,7 @@ fn restore_twin<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, twin_ke
     if T::of::<F>().insert(twin_key, &new.reply).is_err() {
         return false;
     }
-    keep_claim::<F, T>(key, twin_key, now)
+    keep_claim::<F, T>(key, twin_key, now) && keep_from_mixed::<F, T>(twin_key, now)
 }
 
 /// The entry of the other direction.
@@ -225,6 +229,16 @@ pub fn keep_claim<F: Family, T: Table>(key: &Key<F>, claimed: &Key<F>, now: Tick
     false
 }
 
+/// As [`keep_claim`], beside the flows between families, which share source ports with those of this one.
+#[inline(always)]
+fn keep_from_mixed<F: Family, T: Table>(claimed: &Key<F>, now: Tick) -> bool {
+    if !mixed::is_known::<F>(claimed, now) {
+        return true;
+    }
+    T::of::<F>().remove(claimed);
+    false
+}
+
 /// Makes the entries of a new flow to the chosen backend: of a datagram that is scheduled by itself that of the replies
 /// alone, if they come this way.
 #[inline(always)]
@@ -238,8 +252,7 @@ pub fn open<F: Family>(
     let backend = maps::backend(index).ok_or(INTERNAL)?;
     let new = F::new_flow().ok_or(INTERNAL)?;
     describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
-    let alone = packet.key.protocol() != TCP && service.flags.any(ServiceFlags::ONE_PACKET);
-    new.flow.alone = u8::from(alone);
+    new.flow.alone = u8::from(service::schedules_alone(packet, service));
     new.key = packet.key;
     if backend.mode.sees_replies() {
         claimed(F::claim(now))?;
@@ -292,7 +305,7 @@ pub fn describe<F: Family>(
 
 /// The port that a flow reaches its backend at: the backend's own, or the one that the client asked for.
 #[inline(always)]
-fn port_of(backend: &Backend, asked: Be16) -> Be16 {
+pub fn port_of(backend: &Backend, asked: Be16) -> Be16 {
     if backend.port.get() == 0 { asked } else { backend.port }
 }
 
@@ -351,7 +364,7 @@ fn try_claim<F: Family>(now: Tick) -> Result<(), Exit> {
 
 /// The next source address and port in turn, so that a port rests as long as possible before it is used again.
 #[inline(always)]
-fn next_source<F: Family>(backend: &Backend, port: Be16) -> Result<(F::Addr, Be16), Exit> {
+pub fn next_source<F: Family>(backend: &Backend, port: Be16) -> Result<(F::Addr, Be16), Exit> {
     let cursor = schedule::source_cursor(backend.address, port);
     let ticket = maps::next_source(cursor).ok_or(INTERNAL)?;
     let ports = u64::from(backend.source_ports);
@@ -380,7 +393,8 @@ fn claim_reply<F: Family>(now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool,
             return Ok(false);
         }
     }
-    if !keep_claim::<F, HalfOpen>(&new.key, &new.reply_key, now) {
+    if !keep_claim::<F, HalfOpen>(&new.key, &new.reply_key, now) || !keep_from_mixed::<F, HalfOpen>(&new.reply_key, now)
+    {
         return Ok(false);
     }
     Ok(true)

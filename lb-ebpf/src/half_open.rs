@@ -1,8 +1,9 @@
 //! Half-open flows: those that one forged packet can have made. They prove real by what a forger cannot send
 //! ([`Opening::after`]), and move to the table of the established flows then.
 //!
-//! A handshake in a mode that sees replies takes 10 look-ups in the hash tables of flows and services, 4 inserts and 2
-//! removals: SYN 4 and 2 inserts, SYN-ACK 3, the client's ACK 3, 2 inserts and 2 removals.
+//! A handshake in a mode that sees replies takes 14 look-ups in the hash tables of flows and services, 4 inserts and 2
+//! removals: SYN 6 and 2 inserts, SYN-ACK 4, the client's ACK 4, 2 inserts and 2 removals. Four of them are in the tables of
+//! the flows between families.
 
 use lb_common::{
     abi::{Backend, Flow},
@@ -90,7 +91,7 @@ pub fn take_up<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tic
 
 /// What of the packet counts while its flow opens.
 #[inline(always)]
-fn step<F: Family>(frame: Frame, packet: &Packet<F>, direction: Direction) -> Result<Step, Exit> {
+pub fn step<F: Family>(frame: Frame, packet: &Packet<F>, direction: Direction) -> Result<Step, Exit> {
     let mut step = Step {
         direction,
         flags: packet.flags,

@@ -18,7 +18,7 @@ use crate::{
     kernel, maps, odd,
     packet::{Frame, Window},
     parse::{self, Ip, Packet},
-    pipeline,
+    pipeline, vlan,
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
@@ -86,7 +86,7 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);
     translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer)?;
     F::rewrite(frame, &outer, link).ok_or(INTERNAL)?;
-    Ok(pipeline::sent(frame, ip.length, flow, link))
+    pipeline::sent(frame, ip.length, flow, link)
 }
 
 /// The error's own addresses. Its source becomes that of the flow's packets wherever theirs is rewritten, as with IPVS and
@@ -168,5 +168,6 @@ fn echo<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     head.write::<u16, 0>(new);
     head.write::<u16, 2>(checksum);
     F::send_back(frame, ip, &link_of(frame)?).ok_or(INTERNAL)?;
+    vlan::restore(frame).ok_or(Exit::Drop(DropReason::NoHeadroom))?;
     Ok(Sent::Back)
 }

@@ -5,7 +5,7 @@ use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_check_mtu, bpf_get_prandom_u32, bpf_jiffies64, bpf_xdp_adjust_head},
+    helpers::generated::{bpf_check_mtu, bpf_get_prandom_u32, bpf_jiffies64},
     programs::XdpContext,
 };
 use lb_common::flow::Tick;
@@ -49,15 +49,7 @@ pub fn anew(frame: Frame) -> Frame {
     let mut ctx = frame.context().ctx;
     // SAFETY: the register is its own.
     unsafe { asm!("{0} = {0}", inout(reg) ctx, options(nostack, readonly, preserves_flags)) };
-    Frame::new(&XdpContext::new(ctx))
-}
-
-/// Makes room for so many bytes before the frame's first. Windows that were taken before it are of no use after it.
-#[inline(always)]
-pub fn make_room(frame: Frame, bytes: u32) -> Option<()> {
-    // SAFETY: the helper checks the room; pointers into the packet are made anew at each access.
-    let result = unsafe { bpf_xdp_adjust_head(frame.context().ctx, -bytes.cast_signed()) };
-    (result == 0).then_some(())
+    Frame::new(&XdpContext::new(ctx)).perhaps_tagged(frame.may_have_tags())
 }
 
 /// Adds to a counter, atomically among all CPUs.

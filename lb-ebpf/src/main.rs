@@ -18,6 +18,7 @@ mod icmp;
 mod kernel;
 mod log;
 mod maps;
+mod mixed;
 mod odd;
 mod packet;
 mod parse;
@@ -29,6 +30,7 @@ mod service;
 mod stats;
 mod too_big;
 mod unstored;
+mod vlan;
 mod word;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -51,6 +53,10 @@ enum Stage {
     New,
     /// For packets in the middle of a connection that has no flow, or none any more.
     TakeUp,
+    /// For frames with VLAN tags.
+    Tagged,
+    /// For flows between IPv4 and IPv6.
+    Mixed,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -94,22 +100,22 @@ pub fn lb(ctx: XdpContext) -> u32 {
 /// [`Stage::Open`].
 #[xdp(frags)]
 pub fn lb_open(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::open(frame))
 }
 
 /// [`Stage::Odd`].
 #[xdp(frags)]
 pub fn lb_odd(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::odd(frame))
 }
 
 /// [`Stage::TooBig`].
 #[xdp(frags)]
 pub fn lb_too_big(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
-    let answered = too_big::answer(frame);
+    let frame = vlan::resume(Frame::new(&ctx));
+    let answered = too_big::answer(frame).and_then(|()| vlan::restore(frame));
     let dropped = drop(frame, DropReason::ExceedsMtu);
     if answered.is_some() { back(frame) } else { dropped }
 }
@@ -117,15 +123,35 @@ pub fn lb_too_big(ctx: XdpContext) -> u32 {
 /// [`Stage::New`].
 #[xdp(frags)]
 pub fn lb_new(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::new(frame))
 }
 
 /// [`Stage::TakeUp`].
 #[xdp(frags)]
 pub fn lb_take_up(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::take_up(frame))
+}
+
+/// [`Stage::Tagged`]: the entry once more, for the frame without its tags. Untagged frames so pay nothing for them.
+#[xdp(frags)]
+pub fn lb_tagged(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    if !features::vlans() {
+        return pass(frame, PassReason::VlanTagged);
+    }
+    match vlan::strip(frame) {
+        Ok(frame) => leave(frame, pipeline::forward(frame)),
+        Err(exit) => leave(frame, Err(exit)),
+    }
+}
+
+/// [`Stage::Mixed`].
+#[xdp(frags)]
+pub fn lb_mixed(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::mixed(frame))
 }
 
 /// From how a packet leaves to what XDP does with it.
@@ -135,18 +161,20 @@ fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
         Ok(Sent::Back) => back(frame),
         Ok(Sent::To(ifindex)) => redirect(frame, ifindex),
         Err(Exit::Divert(stage)) => {
+            vlan::hand_over(frame);
             // It returns only if the program is not there.
             maps::divert(frame, stage);
             drop(frame, DropReason::Internal)
         }
         Err(Exit::TooBig(mtu)) => {
+            vlan::hand_over(frame);
             maps::set_mtu(mtu.into());
             maps::divert(frame, Stage::TooBig);
             drop(frame, DropReason::ExceedsMtu)
         }
         Err(Exit::Pass(reason)) => pass(frame, reason),
         Err(Exit::Drop(reason)) => drop(frame, reason),
-        Err(Exit::Reject(reason)) => match reset::answer(frame) {
+        Err(Exit::Reject(reason)) => match reset::answer(frame).and_then(|()| vlan::restore(frame)) {
             Some(()) => {
                 drop(frame, reason);
                 back(frame)
@@ -179,6 +207,9 @@ fn redirect(frame: Frame, ifindex: u32) -> u32 {
 
 #[inline(always)]
 fn pass(frame: Frame, reason: PassReason) -> u32 {
+    if vlan::restore(frame).is_none() {
+        return drop(frame, DropReason::NoHeadroom);
+    }
     stats::count_reason(reason.counter());
     log::passed(frame, reason);
     xdp_action::XDP_PASS

@@ -14,6 +14,7 @@ use lb_common::{
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
+    vlan::Tags,
 };
 
 use crate::{Stage, features, kernel, packet::Frame};
@@ -32,6 +33,10 @@ static FLOWS_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_
 static EMBRYONIC_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static EMBRYONIC_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static MIXED_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
+#[map]
+static MIXED_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static ROTATIONS: Array<Rotation> = Array::with_max_entries(1, 0);
 #[map]
@@ -74,6 +79,14 @@ static FRAGMENT_IDS: Array<u64> = Array::with_max_entries(schedule::SOURCE_CURSO
 
 #[map]
 static STAGES: ProgramArray = ProgramArray::with_max_entries(lb_common::abi::STAGES.len() as u32, 0);
+
+// The VLAN tags of the frame at hand, from one program to the next. Not pinned.
+#[map]
+static TAGS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+// What was chosen for a flow between families, from the program that chose to the one that opens it. Not pinned.
+#[map]
+static CHOICE: PerCpuArray<Choice> = PerCpuArray::with_max_entries(1, 0);
 
 // Room to build new flows in, which the 512 bytes of stack have not. Not pinned: nothing in it outlives a packet.
 #[map]
@@ -129,8 +142,8 @@ pub fn new_flow_v6() -> Option<&'static mut NewFlow<Addr6>> {
     NEW_FLOW_V6.get_ptr_mut(0).map(|new| unsafe { &mut *new })
 }
 
-/// A table of one family's flows.
-pub struct Flows<A: 'static>(&'static LruHashMap<FlowKey<A>, Flow<A>>);
+/// The table of the flows of one family's packets, which are rewritten to the same or, in a mixed table, to the other.
+pub struct Flows<A: 'static, B: 'static = A>(&'static LruHashMap<FlowKey<A>, Flow<B>>);
 
 /// Established flows over IPv4.
 pub const fn flows_v4() -> Flows<Addr4> {
@@ -152,13 +165,23 @@ pub const fn embryonic_v6() -> Flows<Addr6> {
     Flows(&EMBRYONIC_V6)
 }
 
+/// Flows that come over IPv4 and go on over IPv6.
+pub const fn mixed_v4() -> Flows<Addr4, Addr6> {
+    Flows(&MIXED_V4)
+}
+
+/// Flows that come over IPv6 and go on over IPv4.
+pub const fn mixed_v6() -> Flows<Addr6, Addr4> {
+    Flows(&MIXED_V6)
+}
+
 /// An entry of a flow table. Other CPUs may change its phase, expiry and client link at any time.
 pub type FlowRef<A> = &'static mut Flow<A>;
 
-impl<A: Copy> Flows<A> {
+impl<A: Copy, B: Copy> Flows<A, B> {
     /// The entry of a key.
     #[inline(always)]
-    pub fn get(&self, key: &FlowKey<A>) -> Option<FlowRef<A>> {
+    pub fn get(&self, key: &FlowKey<A>) -> Option<FlowRef<B>> {
         // SAFETY: the entry stays valid memory until the program ends (RCU); LRU maps recycle entries, so a reader may
         // see another flow's bytes in the rarest case, as any user of such a map does.
         self.0.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
@@ -166,7 +189,7 @@ impl<A: Copy> Flows<A> {
 
     /// Makes an entry, unless there is one.
     #[inline(always)]
-    pub fn insert(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Refused> {
+    pub fn insert(&self, key: &FlowKey<A>, flow: &Flow<B>) -> Result<(), Refused> {
         const EEXIST: i32 = -17;
         match self.0.insert(key, flow, BPF_NOEXIST.into()) {
             Ok(()) => Ok(()),
@@ -434,4 +457,71 @@ pub fn mtu() -> Option<u32> {
 pub fn divert(frame: Frame, stage: Stage) {
     // SAFETY: the index is a stage's, and programs of the map are XDP programs that start from the context alone.
     unsafe { STAGES.tail_call(&frame.context(), stage as u32) };
+}
+
+/// The tags that the program before took off the frame.
+#[inline(always)]
+pub fn tags() -> Tags {
+    TAGS.get(0).map_or(Tags::NONE, |tags| Tags::from_bits(*tags))
+}
+
+/// Leaves the tags that were taken off the frame to the next program.
+#[inline(always)]
+pub fn set_tags(tags: Tags) {
+    if let Some(place) = TAGS.get_ptr_mut(0) {
+        // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
+        unsafe { *place = tags.to_bits() };
+    }
+}
+
+/// What one program chose for a flow that another one opens.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Choice {
+    /// Index of the backend, plus one; 0: the flow is there already.
+    next_backend: u32,
+    /// 1: the datagram is scheduled by itself.
+    alone: u32,
+}
+
+impl Choice {
+    /// No flow is to be opened.
+    pub const NONE: Self = Self {
+        next_backend: 0,
+        alone: 0,
+    };
+
+    #[inline(always)]
+    pub fn new(backend: u32, alone: bool) -> Self {
+        Self {
+            next_backend: backend + 1,
+            alone: alone.into(),
+        }
+    }
+
+    /// The backend's index, if one was chosen.
+    #[inline(always)]
+    pub fn backend(self) -> Option<u32> {
+        self.next_backend.checked_sub(1)
+    }
+
+    #[inline(always)]
+    pub fn is_alone(self) -> bool {
+        self.alone != 0
+    }
+}
+
+/// Leaves a choice to the next program.
+#[inline(always)]
+pub fn set_choice(choice: Choice) {
+    if let Some(place) = CHOICE.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { *place = choice };
+    }
+}
+
+/// What the program before chose.
+#[inline(always)]
+pub fn choice() -> Choice {
+    CHOICE.get(0).copied().unwrap_or(Choice::NONE)
 }

@@ -112,7 +112,7 @@ pub fn begin<F: Family>(
     }
     rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?;
     F::identify(frame, piece, id).ok_or(INTERNAL)?;
-    Ok(pipeline::sent(frame, packet.length, flow, link))
+    pipeline::sent(frame, packet.length, flow, link)
 }
 
 /// A later fragment has no ports: those of the first are its own. Only its IP header is rewritten.
@@ -149,7 +149,7 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let id = datagram.id;
     F::rewrite(frame, &flow.rewrite, link).ok_or(INTERNAL)?;
     F::identify(frame, &ip.piece, id).ok_or(INTERNAL)?;
-    Ok(pipeline::sent(frame, ip.length, flow, link))
+    pipeline::sent(frame, ip.length, flow, link)
 }
 
 /// A first fragment that ends within the TCP header hides flags from whoever looks at it (RFC 1858). It is dropped if it is

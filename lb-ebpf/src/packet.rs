@@ -8,7 +8,7 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use lb_common::{
@@ -18,10 +18,11 @@ use lb_common::{
 
 use crate::word;
 
-/// A frame as it came from the driver.
+/// A frame as it came from the driver, less its VLAN tags.
 #[derive(Clone, Copy)]
 pub struct Frame {
     ctx: *mut xdp_md,
+    tagged: bool,
 }
 
 /// Any pattern of bits is a value, there is no padding, and the alignment is at most two.
@@ -44,7 +45,22 @@ plain!(u8, u16, Be16, Ethernet, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp);
 impl Frame {
     #[inline(always)]
     pub const fn new(ctx: &XdpContext) -> Self {
-        Self { ctx: ctx.ctx }
+        Self {
+            ctx: ctx.ctx,
+            tagged: false,
+        }
+    }
+
+    /// The same, of which tags may have been taken off.
+    #[inline(always)]
+    pub const fn perhaps_tagged(self, tagged: bool) -> Self {
+        Self { tagged, ..self }
+    }
+
+    /// Whether tags may have been taken off it.
+    #[inline(always)]
+    pub const fn may_have_tags(self) -> bool {
+        self.tagged
     }
 
     /// The context, for the logger.
@@ -103,6 +119,27 @@ impl Frame {
     #[inline(always)]
     pub fn truncate(self, length: usize) -> Option<()> {
         self.lengthen(length as i32 - self.whole_length() as i32)
+    }
+
+    /// Cuts so many bytes off the frame's start.
+    #[inline(always)]
+    pub fn shorten_head(self, bytes: usize) -> Option<()> {
+        self.move_head(bytes as i32)
+    }
+
+    /// Makes room for so many bytes before the frame, where the driver left any. Windows that were taken before it are of no use
+    /// after it.
+    #[inline(always)]
+    pub fn lengthen_head(self, bytes: usize) -> Option<()> {
+        self.move_head(-(bytes as i32))
+    }
+
+    /// Moves the frame's start by so many bytes, to the front if negative.
+    #[inline(always)]
+    pub fn move_head(self, change: i32) -> Option<()> {
+        // SAFETY: as for the end.
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx, change) };
+        (result == 0).then_some(())
     }
 
     /// Moves the frame's end by so many bytes, back if negative.

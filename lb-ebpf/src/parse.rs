@@ -7,13 +7,14 @@ use lb_common::{
     net::{Addr4, Addr6, Address, Be16, TCP, UDP},
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
+    vlan,
     wire::{self, ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Tcp, Udp},
 };
 
 use crate::{
     Exit, Stage,
     family::Family,
-    kernel,
+    features, kernel,
     maps::Forget,
     packet::{Frame, Window},
 };
@@ -69,7 +70,18 @@ pub fn ethertype(frame: Frame) -> Result<EtherType, Exit> {
     match ethernet.read::<u16, ETHERTYPE>() {
         IPV4 => Ok(EtherType::Ipv4),
         IPV6 => Ok(EtherType::Ipv6),
+        other if vlan::is_tag(other) => Err(tagged()),
         _ => Err(Exit::Pass(PassReason::NotIp)),
+    }
+}
+
+/// Frames with VLAN tags are another program's, or nobody's.
+#[inline(always)]
+fn tagged() -> Exit {
+    if features::vlans() {
+        Exit::Divert(Stage::Tagged)
+    } else {
+        Exit::Pass(PassReason::VlanTagged)
     }
 }
 

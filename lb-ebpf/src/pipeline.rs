@@ -15,10 +15,10 @@ use crate::{
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
-    half_open, kernel, log, maps, odd,
+    half_open, kernel, log, maps, mixed, odd,
     packet::Frame,
     parse::{self, Packet},
-    rewrite, select, service, stats, unstored,
+    rewrite, select, service, stats, unstored, vlan,
 };
 
 /// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
@@ -70,6 +70,7 @@ fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
 fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
     let now = kernel::now();
+    mixed::divert_known::<F>(&packet, now)?;
     let Some((flow, backend)) = known::<F>(frame, &packet, now)? else {
         let opens = packet.key.protocol() != TCP || packet.flags.opens();
         return Err(Exit::Divert(if opens { Stage::New } else { Stage::TakeUp }));
@@ -128,6 +129,7 @@ fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
         return unstored::find::<F>(frame, packet, service, now, refused);
     }
     let chosen = select::backend::<F>(service, packet, now)?;
+    mixed::divert_chosen::<F>(packet, service, chosen)?;
     acceptable::<F>(frame, packet, chosen)?;
     let found = flow_table::open::<F>(frame, packet, service, chosen, now)?;
     log::opened::<F>(frame);
@@ -193,9 +195,39 @@ fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Resul
     lives_on(packet.ttl, backend)?;
     fits(packet.length, inner_mtu(backend))?;
     if backend.mode.sees_replies() {
-        rewrite::possible::<F>(frame, packet)?;
+        rewrite::possible::<F>(frame, packet.l4, packet.key.protocol())?;
     }
     Ok(())
+}
+
+/// A flow whose client and backend are of different families.
+#[inline(always)]
+pub fn mixed(frame: Frame) -> Result<Sent, Exit> {
+    match parse::ethertype(frame)? {
+        EtherType::Ipv4 => mixed_ipv4(frame),
+        EtherType::Ipv6 => mixed_ipv6(frame),
+        _ => Err(Exit::Pass(PassReason::NotIp)),
+    }
+}
+
+#[inline(never)]
+fn mixed_ipv4(frame: Frame) -> Result<Sent, Exit> {
+    between_families::<V4>(frame)
+}
+
+#[inline(never)]
+fn mixed_ipv6(frame: Frame) -> Result<Sent, Exit> {
+    between_families::<V6>(frame)
+}
+
+#[inline(always)]
+fn between_families<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+    let (packet, piece) = parse::any_packet::<F>(frame)?;
+    if piece.is_fragment() {
+        return Err(Exit::Drop(DropReason::FragmentMixed));
+    }
+    let (flow, backend) = mixed::find_or_open::<F>(frame, &packet, kernel::now())?;
+    mixed::deliver::<F>(frame, &packet, flow, backend)
 }
 
 /// What is not a plain packet.
@@ -222,7 +254,7 @@ pub fn deliver<F: Family>(
         Mode::L2_DSR => rewrite::neighbour(frame, link)?,
         _ => encap::apply::<F>(frame, packet, backend)?,
     }
-    Ok(sent(frame, packet.length, flow, link))
+    sent(frame, packet.length, flow, link)
 }
 
 /// The way on of a flow's packets, if a packet may take it.
@@ -248,7 +280,7 @@ pub fn way<'a, F: Family>(
 
 /// Whether a packet may make another hop. In `l2-dsr` it makes none.
 #[inline(always)]
-fn lives_on(ttl: u8, backend: &Backend) -> Result<(), Exit> {
+pub fn lives_on(ttl: u8, backend: &Backend) -> Result<(), Exit> {
     if ttl <= 1 && backend.mode != Mode::L2_DSR {
         return Err(Exit::Pass(PassReason::TtlExpired));
     }
@@ -257,20 +289,16 @@ fn lives_on(ttl: u8, backend: &Backend) -> Result<(), Exit> {
 
 /// Whether a packet is within an MTU, in bytes from the IP header on.
 #[inline(always)]
-fn fits(length: u32, mtu: u32) -> Result<(), Exit> {
+pub fn fits(length: u32, mtu: u32) -> Result<(), Exit> {
     if length > mtu {
         return Err(Exit::TooBig(u16::try_from(mtu).unwrap_or(u16::MAX)));
     }
     Ok(())
 }
 
-/// Counts a packet that goes on, of so many bytes from the IP header on.
+/// Counts a packet of so many bytes from the IP header on, and sends it over its link.
 #[inline(always)]
-pub fn sent<A>(frame: Frame, length: u32, flow: &Flow<A>, link: &Link) -> Sent {
+pub fn sent<A>(frame: Frame, length: u32, flow: &Flow<A>, link: &Link) -> Result<Sent, Exit> {
     stats::count_packet(flow.backend, flow.direction, ETHERNET as u32 + length);
-    if link.ifindex == frame.ifindex() {
-        Sent::Back
-    } else {
-        Sent::To(link.ifindex)
-    }
+    vlan::send(frame, link)
 }

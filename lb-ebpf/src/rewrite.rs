@@ -36,11 +36,11 @@ pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, rewrite: &Rewrite<F::A
 
 /// Whether [`apply`] would do it, asked before a flow is made.
 #[inline(always)]
-pub fn possible<F: Family>(frame: Frame, packet: &Packet<F>) -> Result<(), Exit> {
-    if packet.key.protocol() != UDP {
+pub fn possible<F: Family>(frame: Frame, l4: usize, protocol: u8) -> Result<(), Exit> {
+    if protocol != UDP {
         return Ok(());
     }
-    let checksum: Window<2> = frame.window(packet.l4 + UDP_CHECKSUM).ok_or(INTERNAL)?;
+    let checksum: Window<2> = frame.window(l4 + UDP_CHECKSUM).ok_or(INTERNAL)?;
     l4_checksum::<F>(UDP, checksum.read::<u16, 0>(), Delta::ZERO).map(drop)
 }
 
@@ -54,7 +54,7 @@ pub fn neighbour(frame: Frame, link: &Link) -> Result<(), Exit> {
 
 /// The new TCP or UDP checksum.
 #[inline(always)]
-fn l4_checksum<F: Family>(protocol: u8, old: u16, delta: Delta) -> Result<u16, Exit> {
+pub fn l4_checksum<F: Family>(protocol: u8, old: u16, delta: Delta) -> Result<u16, Exit> {
     match (protocol, old) {
         (UDP, 0) if F::UDP_CHECKSUM_OPTIONAL => Ok(0),
         (UDP, 0) => Err(Exit::Drop(DropReason::UdpChecksumMissing)),

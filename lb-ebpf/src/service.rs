@@ -1,9 +1,9 @@
 //! Whether a packet that belongs to no flow is a service's, and may open one.
 
 use lb_common::{
-    abi::{Service, ServiceKey},
+    abi::{Service, ServiceFlags, ServiceKey},
     flow::TcpFlags,
-    net::Be16,
+    net::{Be16, TCP},
     reason::{DropReason, PassReason},
 };
 
@@ -18,6 +18,12 @@ pub fn find<F: Family>(packet: &Packet<F>) -> Result<Service, Exit> {
     }
     let every_port = ServiceKey::new(packet.key.dst, Be16::default(), packet.key.protocol());
     F::service(&every_port).ok_or(Exit::Pass(PassReason::NotAService))
+}
+
+/// Whether a datagram is scheduled by itself, so that no flow is made of it and those that follow.
+#[inline(always)]
+pub fn schedules_alone<F: Family>(packet: &Packet<F>, service: Service) -> bool {
+    packet.key.protocol() != TCP && service.flags.any(ServiceFlags::ONE_PACKET)
 }
 
 /// Whether a TCP packet that opens no flow may go on with one that is not in the table, or not any more, if it can be told

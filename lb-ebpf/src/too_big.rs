@@ -14,7 +14,7 @@ use lb_common::{
 };
 
 use crate::{
-    kernel, maps,
+    maps,
     packet::{Frame, Window},
     parse::{self, HEAD_V4, HEAD_V6},
     stats,
@@ -91,7 +91,7 @@ fn prepend(frame: Frame, quote: u32, room: usize) -> Option<Link> {
     let ethernet: Window<ETHERNET> = frame.window(0)?;
     let back = Link::back(ethernet.words::<3, 0>(), frame.ifindex());
     frame.truncate(ETHERNET + quote as usize)?;
-    kernel::make_room(frame, room as u32)?;
+    frame.lengthen_head(room)?;
     Some(back)
 }
 

@@ -24,6 +24,9 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Directory of the lock file and of what must survive the daemon (`/run/lb`).
     pub state_dir: PathBuf,
+    /// Whether frames with VLAN tags are forwarded. `None`: if one of the interfaces has VLAN devices when the packet path
+    /// is loaded.
+    pub vlans: Option<bool>,
     /// Network interfaces that carry the packet path; at least one.
     pub interfaces: Vec<Interface>,
     /// Sizes of the kernel maps.
@@ -65,6 +68,8 @@ pub struct Limits {
     pub flows_ipv4: u32,
     /// IPv6 flows.
     pub flows_ipv6: u32,
+    /// Flows between IPv6 clients and IPv4 backends, or the other way round.
+    pub flows_mixed: u32,
     /// IPv4 flows that are opening: what a flood of SYNs or datagrams can take.
     pub half_open_ipv4: u32,
     /// IPv6 flows that are opening.
@@ -102,6 +107,7 @@ impl Default for Limits {
         Self {
             flows_ipv4: 1 << 20,
             flows_ipv6: 1 << 18,
+            flows_mixed: 1 << 16,
             half_open_ipv4: 1 << 17,
             half_open_ipv6: 1 << 15,
             services: 1024,

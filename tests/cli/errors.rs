@@ -47,7 +47,7 @@ fn what_is_there_already_is_a_conflict() {
 fn wrong_values_are_refused() {
     let lab = Lab::new(Topology::OneArm, 1);
     let _http = lab.serve_http();
-    let _lb = lab.start(&lab.config().service(lab.web(Family::V4)));
+    let _lb = lab.start(&lab.config().service(lab.web(Family::V4).set("mode = \"nat\"")));
     refused(
         &lab,
         &["backend", "set", "web", "s1", "--weight", "257"],
@@ -60,7 +60,12 @@ fn wrong_values_are_refused() {
         2,
         &["10.80.1.101"],
     );
-    refused(&lab, &["backend", "add", "web", "[fd80:1::11]:80"], 2, &["IPv4"]);
+    refused(
+        &lab,
+        &["backend", "add", "web", "[fd80:1::11]:80"],
+        2,
+        &["mode nat", "IPv4"],
+    );
     refused(
         &lab,
         &["backend", "add", "web", "10.80.1.100:80"],

@@ -38,14 +38,17 @@ fn services_and_backends_that_cannot_be() {
     );
     let port_0 = with(Service::new("web", lab.vip(Family::V4, 0), "tcp").backends(lab.backends(Family::V4, 80)));
     refused(&lab, &port_0, INVALID, &["lb.toml:", "vip", "port 0"]);
-    refused(
-        &lab,
-        &pool("[fd80:1::11]:80"),
-        INVALID,
-        &["lb.toml:", "address", "not yet", "IPv4"],
-    );
-    let mixed = with(lab.web(Family::V6).backends(lab.backends(Family::V4, 80)));
-    refused(&lab, &mixed, INVALID, &["lb.toml:", "not yet", "IPv6"]);
+    let nat = |family: Family, backends: Family| {
+        with(
+            lab.web(family)
+                .set("mode = \"nat\"")
+                .backends(lab.backends(backends, 80)),
+        )
+    };
+    let words = ["lb.toml:", "address", "mode nat", "the VIP is IPv4", "full-nat"];
+    refused(&lab, &nat(Family::V4, Family::V6), INVALID, &words);
+    let words = ["lb.toml:", "address", "mode nat", "the VIP is IPv6", "full-nat"];
+    refused(&lab, &nat(Family::V6, Family::V4), INVALID, &words);
     refused(
         &lab,
         &with(web(&lab).backend(0, "weight = 257")),

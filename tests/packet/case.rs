@@ -174,6 +174,12 @@ impl Case {
         }
     }
 
+    /// The same case, in the family of an address.
+    pub(crate) const fn like(self, address: SocketAddr) -> Self {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        Self { family, ..self }
+    }
+
     /// A client's address.
     pub(crate) fn client(self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(200, 10), port)

@@ -103,7 +103,7 @@ fn the_sweep_counts_flows_by_backend() {
     let [a, b] = [tcp.servers[0].index, tcp.servers[1].index];
     let c = udp.servers[0].index;
     let sweep = lab.datapath.flow_tables().sweep().unwrap();
-    assert_eq!((sweep.flows, sweep.half_open), ([4, 0], [6, 3]));
+    assert_eq!((sweep.flows, sweep.half_open), ([4, 0, 0], [6, 3]));
     assert_eq!(sweep.present, [(a, 5), (b, 5), (c, 3)].into());
     assert_eq!(
         sweep.active,
@@ -136,8 +136,8 @@ fn the_sweep_removes_what_expired_some_seconds_ago() {
 
 fn sweep_of(table: Table) {
     let counts = |flows: u64| match table {
-        Table::Established => ([flows, 0], [0, 0]),
-        Table::HalfOpen => ([0, 0], [flows, 0]),
+        Table::Established => ([flows, 0, 0], [0, 0]),
+        Table::HalfOpen => ([0, 0, 0], [flows, 0]),
     };
     let mut lab = Lab::new();
     let service = lab.serve(

@@ -174,7 +174,7 @@ fn frames_that_are_not_ip_are_the_kernels() {
             let whole = packet.bytes();
             for tag in [[0x81, 0x00], [0x88, 0xa8]] {
                 let tagged = [&whole[..12], &tag, &[0, 5], &whole[12..]].concat();
-                lab.untouched(&tagged, PassReason::NotIp);
+                lab.untouched(&tagged, PassReason::VlanTagged);
             }
             // ARP, MPLS, PPPoE, LLDP, a length of 802.3, and IP's numbers with their bytes exchanged.
             for ethertype in [0x0806u16, 0x8847, 0x8864, 0x88cc, 0x0020, 0x0008, 0xdd86] {

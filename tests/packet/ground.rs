@@ -35,6 +35,7 @@ pub(crate) const FEATURES: Features = Features {
     log_level: 0,
     redirect_back: false,
     smallest_mtu: 1400,
+    vlans: false,
 };
 
 /// Map sizes: more flows than any test opens, since a small LRU table evicts early.
@@ -43,6 +44,7 @@ pub(crate) const LIMITS: Limits = Limits {
     flows_ipv6: 1 << 13,
     half_open_ipv4: 1 << 13,
     half_open_ipv6: 1 << 13,
+    flows_mixed: 1 << 13,
     services: 256,
     service_ports: 256,
     backends: 1024,

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf};
 
 use aya::{
+    Pod,
     maps::{HashMap, Map, MapData},
     programs::Xdp,
 };
@@ -14,7 +15,7 @@ use lb_common::{
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
-    datapath::{BackendCounters, Datapath as _, FlowEntry, FlowTables as _, KernelDatapath},
+    datapath::{BackendCounters, Datapath as _, FlowEntry, FlowTables as _, KernelDatapath, loader::Features},
     model::{Limits, Protocol, XdpMode},
 };
 
@@ -62,15 +63,24 @@ impl Table {
 impl Lab {
     /// A packet path on three interfaces.
     pub(crate) fn new() -> Self {
-        Self::with(LIMITS)
+        Self::built(LIMITS, FEATURES)
     }
 
     /// With maps of other sizes.
     pub(crate) fn with(limits: Limits) -> Self {
+        Self::built(limits, FEATURES)
+    }
+
+    /// With other features.
+    pub(crate) fn featuring(features: Features) -> Self {
+        Self::built(LIMITS, features)
+    }
+
+    fn built(limits: Limits, features: Features) -> Self {
         ground::remove_leftovers();
         let interfaces = ground::namespace();
         let bpffs = ground::directory();
-        let mut datapath = open(&bpffs, limits).expect("root, and a BPF file system at /sys/fs/bpf");
+        let mut datapath = open_with(&bpffs, limits, features).expect("root, and a BPF file system at /sys/fs/bpf");
         for name in interfaces.keys() {
             datapath.attach(name, XdpMode::Native).unwrap();
         }
@@ -102,13 +112,7 @@ impl Lab {
         self.services += 1;
         let number = u8::try_from(index).unwrap();
         let vip = SocketAddr::new(case.ip(1, 1 + number), 8000 + u16::from(number));
-        let first_source = self.sources;
-        self.sources += setup.sources.max(1);
-        let sources = if case.tunnel() { 1 } else { setup.sources };
-        for place in 0..sources {
-            let address = case.source(u8::try_from(place).unwrap());
-            self.datapath.set_source(first_source + place, address).unwrap();
-        }
+        let first_source = self.add_sources(case, setup.sources);
         let servers = (0..setup.backends)
             .map(|number| {
                 let host = u8::try_from(number + 1).unwrap();
@@ -161,6 +165,18 @@ impl Lab {
         );
         self.datapath.set_service(service.id(), setup.entry(index)).unwrap();
         service
+    }
+
+    /// Source addresses of a family, in places not used before; the first of these.
+    pub(crate) fn add_sources(&mut self, case: Case, count: u32) -> u32 {
+        let first = self.sources;
+        self.sources += count.max(1);
+        let count = if case.tunnel() { 1 } else { count };
+        for place in 0..count {
+            let address = case.source(u8::try_from(place).unwrap());
+            self.datapath.set_source(first + place, address).unwrap();
+        }
+        first
     }
 
     /// Gives a service another schedule, of these backend indices, in pages not used before.
@@ -413,21 +429,18 @@ impl Lab {
     /// Empties the flow tables.
     pub(crate) fn forget_flows(&self) {
         for table in [Table::HalfOpen, Table::Established] {
-            let (mut v4, mut v6) = (self.table_v4(table), self.table_v6(table));
-            for key in v4.keys().map(Result::unwrap).collect::<Vec<_>>() {
-                v4.remove(&key).unwrap();
-            }
-            for key in v6.keys().map(Result::unwrap).collect::<Vec<_>>() {
-                v6.remove(&key).unwrap();
-            }
+            empty(self.table_v4(table));
+            empty(self.table_v6(table));
         }
         self.forget_fragments::<Addr4>("FRAGMENTS_V4");
         self.forget_fragments::<Addr6>("FRAGMENTS_V6");
+        empty(self.mixed_v4());
+        empty(self.mixed_v6());
     }
 
     fn forget_fragments<A>(&self, name: &str)
     where
-        FragmentKey<A>: aya::Pod,
+        FragmentKey<A>: Pod,
     {
         let map = Map::LruHashMap(MapData::from_pin(self.pin(name)).unwrap());
         let mut fragments: HashMap<MapData, FragmentKey<A>, Datagram> = HashMap::try_from(map).unwrap();
@@ -436,10 +449,26 @@ impl Lab {
         }
     }
 
+    /// Flows that come over IPv4 and go on over IPv6, as pinned.
+    pub(crate) fn mixed_v4(&self) -> HashMap<MapData, FlowKey<Addr4>, Flow<Addr6>> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("MIXED_V4")).unwrap())).unwrap()
+    }
+
+    /// Flows that come over IPv6 and go on over IPv4, as pinned.
+    pub(crate) fn mixed_v6(&self) -> HashMap<MapData, FlowKey<Addr6>, Flow<Addr4>> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("MIXED_V6")).unwrap())).unwrap()
+    }
+
     /// Where a map is pinned.
     pub(crate) fn pin(&self, map: &str) -> PathBuf {
         self.bpffs
             .join(format!("lb/packet/v{}/maps/{map}", lb_common::abi::ABI_VERSION))
+    }
+}
+
+fn empty<K: Pod, V: Pod>(mut map: HashMap<MapData, K, V>) {
+    for key in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
+        map.remove(&key).unwrap();
     }
 }
 

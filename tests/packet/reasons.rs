@@ -40,6 +40,15 @@ enum Reason {
 
 const ROWS: &[Row] = &[
     Row {
+        name: "a VLAN tag",
+        packet: |lab, case| {
+            let frame = lab.serve(case, &Setup::default()).request(1).bytes();
+            Some([&frame[..12], &[0x81, 0, 0, 1], &frame[12..]].concat())
+        },
+        reason: Reason::Pass(PassReason::VlanTagged),
+        answered: false,
+    },
+    Row {
         name: "ARP",
         packet: |lab, case| {
             let mut frame = lab.serve(case, &Setup::default()).request(1).bytes();
@@ -319,12 +328,13 @@ const ROWS: &[Row] = &[
 ];
 
 /// Held by [`a_full_flow_table_refuses`], `half_open::new_flows_beyond_the_limit_are_dropped`,
-/// `tunnels::a_frame_without_headroom_is_dropped_by_name`, and by the limits in [`crate::icmp`].
-const ELSEWHERE: [DropReason; 4] = [
+/// `tunnels::a_frame_without_headroom_is_dropped_by_name`, `mixed::what_is_not_forwarded_is_as_it_came`, and by the limits in [`crate::icmp`].
+const ELSEWHERE: [DropReason; 5] = [
     DropReason::FlowTableFull,
     DropReason::NewFlowLimit,
     DropReason::NoHeadroom,
     DropReason::IcmpRateLimited,
+    DropReason::FragmentMixed,
 ];
 
 fn later_fragment(request: &Packet) -> Vec<u8> {

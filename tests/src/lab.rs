@@ -478,6 +478,15 @@ impl Lab {
         }
     }
 
+    /// Has every end of a one-arm lab's cables put VLAN tags into the frames, where XDP sees them.
+    pub fn leave_tags_in_frames(&self) {
+        let off = |device: &str| format!("ethtool -K {device} txvlan off tx-vlan-stag-hw-insert off >/dev/null");
+        for host in self.servers.iter().chain([&self.client, &self.lb]) {
+            host.ns.sh(&off("eth0"));
+            self.switch.sh(&off(&port_name(&host.name, "eth0")));
+        }
+    }
+
     /// Lets the load balancer's host route packets by itself, as the kernel's own NAT needs it.
     pub fn let_kernel_forward(&self) {
         self.lb.ns.sh(FORWARD);

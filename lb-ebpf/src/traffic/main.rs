@@ -12,6 +12,7 @@ mod features;
 mod generator;
 mod kernel;
 mod maps;
+#[expect(dead_code, reason = "tags and room before the frame are the packet path's")]
 #[path = "../packet.rs"]
 mod packet;
 mod returns;

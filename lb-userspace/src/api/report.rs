@@ -264,7 +264,7 @@ pub struct ReasonReport {
 /// A flow table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowTableReport {
-    /// `ipv4` or `ipv6`.
+    /// `ipv4`, `ipv6`, or `mixed` for flows between the two.
     pub family: String,
     /// Flows at the last sweep.
     pub flows: u64,

@@ -374,5 +374,6 @@ fn memory(status: &Status, view: &View) -> String {
 
 /// Whether there is hardly any room for flows that open.
 const fn flooded(table: &FlowTableReport) -> bool {
-    table.half_open.saturating_mul(100) >= table.half_open_capacity.saturating_mul(NEARLY_FULL)
+    table.half_open_capacity > 0
+        && table.half_open.saturating_mul(100) >= table.half_open_capacity.saturating_mul(NEARLY_FULL)
 }

@@ -24,6 +24,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
     let state_dir = path(&mut root, "state-dir").unwrap_or_else(|| DEFAULT_STATE_DIR.into());
     let socket = path(&mut root, "socket").unwrap_or_else(|| state_dir.join(format!("{instance}.sock")));
     let bpffs = path(&mut root, "bpffs").unwrap_or_else(|| "/sys/fs/bpf".into());
+    let vlans = root.boolean("vlans");
     let interfaces = root.tables("interface").into_iter().map(interface).collect();
     let limits = limits(root.table("limits"));
     let full_nat = full_nat(root.table("full-nat"));
@@ -40,6 +41,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
         socket,
         bpffs,
         state_dir,
+        vlans,
         interfaces,
         limits,
         full_nat,
@@ -87,6 +89,9 @@ fn limits(mut section: Section<'_>) -> Limits {
         flows_ipv6: section
             .integer("flows-ipv6", &bounds::FLOWS)
             .unwrap_or(default.flows_ipv6),
+        flows_mixed: section
+            .integer("flows-mixed", &bounds::FLOWS)
+            .unwrap_or(default.flows_mixed),
         half_open_ipv4: section
             .integer("half-open-ipv4", &bounds::FLOWS)
             .unwrap_or(default.half_open_ipv4),

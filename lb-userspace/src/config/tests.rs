@@ -331,7 +331,7 @@ fn mistakes_are_told() {
         ),
         (
             "source_addresses_of_other_family",
-            with_source("source-addresses = [\"2001:db8::2\"]"),
+            with_source("source-addresses = [\"2001:db8::2\"]") + BACKEND,
         ),
         // Services.
         (
@@ -412,10 +412,13 @@ fn mistakes_are_told() {
             ),
         ),
         ("backend_port_zero", with_address("10.0.0.11:0")),
-        ("backend_of_other_family", with_address("[2001:db8::11]:80")),
+        (
+            "backend_of_other_family",
+            with_address("[2001:db8::11]:80").replace("vip = ", "mode = \"nat\"\nvip = "),
+        ),
         (
             "backend_ipv4_for_ipv6_vip",
-            format!("{}{BACKEND}", with_vip("[2001:db8::10]:80")),
+            format!("{}{BACKEND}", with_vip("[2001:db8::10]:80")).replace("vip = ", "mode = \"nat\"\nvip = "),
         ),
         ("backend_loopback", with_address("127.0.0.1:80")),
         ("vip_range_reversed", with_vip("192.0.2.10:90-80")),
@@ -579,12 +582,10 @@ fn backends_added_later_obey_the_same_rules() {
         (same.kind(), same.problems[0].key.as_str()),
         (ErrorKind::Conflict, "address")
     );
-    assert!(
-        check("[2001:db8::1]:80", &config)
-            .unwrap_err()
-            .to_string()
-            .contains("not yet supported")
-    );
+    check("[2001:db8::1]:80", &config).unwrap();
+    config.services[0].mode = ForwardingMode::Nat;
+    let other_family = check("[2001:db8::1]:80", &config).unwrap_err().to_string();
+    assert!(other_family.contains("stay in their family"), "{other_family}");
     config.limits.backends = 1;
     let full = check("10.0.0.12:80", &config).unwrap_err();
     assert_eq!(full.problems[0].key, "limits.backends");

@@ -160,7 +160,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         let mut changed = BTreeSet::new();
         for (address, answer) in hops {
             if let Ok(hop) = &answer {
-                self.world.known.insert(address, KnownHop::from(hop));
+                let known = KnownHop::new(hop, &self.world);
+                self.world.known.insert(address, known);
             }
             let before = self.world.hops.insert(address, answer);
             let now = self.world.hops.get(&address);

@@ -103,6 +103,8 @@ pub struct Options {
     pub detach_on_exit: bool,
     /// Whether changes made while an earlier daemon ran are thrown away.
     pub forget_runtime_changes: bool,
+    /// Whether the packet path was loaded to forward frames with VLAN tags.
+    pub vlans: bool,
     /// Pages of the slot arena.
     pub slot_pages: u32,
     /// Addresses in the source arena.
@@ -271,7 +273,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             started_at: SystemTime::now(),
             desired,
             changes,
-            world: World::default(),
+            world: World {
+                vlans: options.vlans,
+                ..World::default()
+            },
             layout: Layout::adopt(contents, capacities, Duration::ZERO),
             outlooks: BTreeMap::new(),
             holding: BTreeMap::new(),

@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    iter,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use lb_common::{
-    abi::{self, BackendState, Link, ServiceFlags},
+    abi::{self, BackendState, Link, ServiceFlags, Vlans},
     flow::{self, TICK_SHIFT, Tick},
     net::{Be16, MacAddr, TCP, UDP},
 };
@@ -31,14 +32,26 @@ pub(crate) struct KnownHop {
     pub(crate) source: Option<IpAddr>,
 }
 
-impl From<&NextHop> for KnownHop {
-    fn from(hop: &NextHop) -> Self {
+impl KnownHop {
+    /// By the interface that carries the packet path, which may be one below a VLAN device: its frames bear tags then.
+    pub(crate) fn new(hop: &NextHop, world: &World) -> Self {
+        let (ifindex, vlans) = way(hop, world).unwrap_or((hop.ifindex, Vlans::NONE));
+        let link = Link::new(MacAddr::new(hop.remote_mac), MacAddr::new(hop.local_mac), ifindex);
         Self {
-            link: Link::new(MacAddr::new(hop.remote_mac), MacAddr::new(hop.local_mac), hop.ifindex),
+            link: Link { vlans, ..link },
             mtu: hop.mtu,
             source: hop.source,
         }
     }
+}
+
+/// The interface that packets to a next hop leave by, and with which tags.
+fn way(hop: &NextHop, world: &World) -> Option<(u32, Vlans)> {
+    let attached = world.attached.as_ref()?;
+    let lower = hop.lower.iter().map(|l| (l.ifindex, l.vlans));
+    iter::once((hop.ifindex, Vlans::NONE))
+        .chain(lower)
+        .find(|(ifindex, _)| attached.contains(ifindex))
 }
 
 /// What is known of the world.
@@ -52,6 +65,8 @@ pub(crate) struct World {
     pub(crate) known: HashMap<IpAddr, KnownHop>,
     /// Indices of the interfaces that carry the packet path, once that is known.
     pub(crate) attached: Option<BTreeSet<u32>>,
+    /// Whether the packet path puts tags on frames, and takes them off.
+    pub(crate) vlans: bool,
     /// How long the controller has been running.
     pub(crate) running: Duration,
     /// Seconds since the Unix epoch.
@@ -200,7 +215,9 @@ fn standing(service: &Service, backend: &Backend, world: &World, config: &Config
     let health = health_of(service, backend, world);
     let ip = backend.address.ip();
     let answer = world.hops.get(&ip);
-    let known = world.known.get(&ip).copied();
+    // By the interfaces that carry the packet path now, which may be others than when the answer came.
+    let fresh = answer.and_then(|a| Some(KnownHop::new(a.as_ref().ok()?, world)));
+    let known = fresh.or_else(|| world.known.get(&ip).copied());
     let (no_hop, waiting) = match answer {
         Some(Ok(hop)) => (unattached(hop, world).or_else(|| off_link(service, hop)), false),
         Some(Err(error)) if !error.resolving => (Some(error.message.clone()), false),
@@ -244,13 +261,22 @@ fn standing(service: &Service, backend: &Backend, world: &World, config: &Config
 }
 
 /// Packets cannot leave by an interface that the packet path is not attached to, however healthy the backend looks to the
-/// health checks, which go through the kernel.
+/// health checks, which go through the kernel. The same holds for VLAN devices if frames get no tags.
 fn unattached(hop: &NextHop, world: &World) -> Option<String> {
-    let attached = world.attached.as_ref()?;
-    let name = &hop.interface;
-    (!attached.contains(&hop.ifindex)).then(|| {
-        format!("it is reached through {name}, which lb is not attached to: `lb attach {name}`, or add it to the configuration")
-    })
+    world.attached.as_ref()?;
+    let device = &hop.interface;
+    match way(hop, world) {
+        Some((_, vlans)) if vlans != Vlans::NONE && !world.vlans => Some(format!(
+            "it is reached through VLAN device {device}, and lb forwards no tagged frames: set `vlans = true` in the configuration, and restart lb"
+        )),
+        Some(_) => None,
+        None => {
+            let name = hop.lower.last().map_or(device, |lower| &lower.interface);
+            Some(format!(
+                "it is reached through {name}, which lb is not attached to: `lb attach {name}`, or add it to the configuration"
+            ))
+        }
+    }
 }
 
 /// Mode `l2-dsr` changes nothing but MAC addresses, so a gateway would send the packet back to where the VIP is.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr};
 
+use lb_common::abi::Vlans;
+
 use crate::{
     api::{HealthReport, HealthState},
     model::HealthTarget,
@@ -24,6 +26,19 @@ pub struct NextHop {
     pub gateway: Option<IpAddr>,
     /// Address of this host that the route prefers as a source.
     pub source: Option<IpAddr>,
+    /// The interfaces below, if that interface is a VLAN device; nearest first.
+    pub lower: Vec<Lower>,
+}
+
+/// An interface below a VLAN device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lower {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub interface: String,
+    /// The tags that the frames of the VLAN device bear on it.
+    pub vlans: Vlans,
 }
 
 /// Why there is no next hop.
@@ -48,6 +63,8 @@ pub struct PlacedVip {
 pub trait Network: Send + Sync + 'static {
     /// Index of each existing interface by name.
     fn interfaces(&self) -> BTreeMap<String, u32>;
+    /// VLAN devices on top of these interfaces.
+    fn vlan_devices(&self, on: &[String]) -> Vec<String>;
     /// Where packets to a backend go next.
     fn next_hop(&self, to: IpAddr) -> impl Future<Output = Result<NextHop, HopError>> + Send;
     /// Confirms the neighbours on the way to these backends.

@@ -187,11 +187,12 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             half_open,
             half_open_capacity: u64::from(room),
         };
-        let ([ipv4, ipv6], [opening_ipv4, opening_ipv6]) = (self.books.flows, self.books.half_open);
+        let ([ipv4, ipv6, mixed], [opening_ipv4, opening_ipv6]) = (self.books.flows, self.books.half_open);
         let (ipv4, ipv6) = ((ipv4, limits.flows_ipv4), (ipv6, limits.flows_ipv6));
         vec![
             report("ipv4", ipv4, (opening_ipv4, limits.half_open_ipv4)),
             report("ipv6", ipv6, (opening_ipv6, limits.half_open_ipv6)),
+            report("mixed", (mixed, limits.flows_mixed), (0, 0)),
         ]
     }
 
@@ -232,9 +233,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                     table.family, table.family
                 ));
             }
+            // Flows between families open in the table that they stay in.
             let percent = (table.half_open * 100)
                 .checked_div(table.half_open_capacity)
-                .unwrap_or(100);
+                .unwrap_or(0);
             if percent >= NEARLY_FULL {
                 warnings.push(format!(
                     "the table of half-open flows {} is {percent} % full, by a flood or by too little room: look at \

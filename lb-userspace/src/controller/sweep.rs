@@ -30,8 +30,8 @@ const SAMPLES: usize = 13;
 #[derive(Debug, Default)]
 pub(super) struct Books {
     running: bool,
-    /// Established flows in the IPv4 and IPv6 table.
-    pub(super) flows: [u64; 2],
+    /// Established flows in the IPv4 and IPv6 table, and all between families.
+    pub(super) flows: [u64; 3],
     /// Half-open ones.
     pub(super) half_open: [u64; 2],
     /// What the last sweep took.

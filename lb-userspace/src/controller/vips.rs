@@ -101,11 +101,20 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             let candidates = match &service.vip_address {
                 VipAddress::Manual => continue,
                 VipAddress::Add(Some(name)) => vec![name.clone()],
-                VipAddress::Add(None) => self.desired.interfaces.iter().map(|i| i.name.clone()).collect(),
+                VipAddress::Add(None) => self.vip_interfaces(),
             };
             wanted.entry(service.id.vip.ip()).or_insert(candidates);
         }
         wanted
+    }
+
+    /// Interfaces that a VIP may go to by itself: those with the packet path, and VLAN devices on top of them.
+    fn vip_interfaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.desired.interfaces.iter().map(|i| i.name.clone()).collect();
+        if self.world.vlans {
+            names.extend(self.network.vlan_devices(&names));
+        }
+        names
     }
 
     /// Begins to add what is wanted and not there, and to remove what is there and not wanted.

@@ -49,6 +49,8 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
     let listener = server::bind(&config.socket).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
     let (network, network_events) = network::start(KernelNetwork::start().await?);
+    let names: Vec<String> = config.interfaces.iter().map(|i| i.name.clone()).collect();
+    let vlan_devices = network.vlan_devices(&names);
     let features = loader::Features {
         log_level: args.datapath_log.level(),
         redirect_back: config.interfaces.iter().any(|i| network.is_veth(&i.name)),
@@ -58,7 +60,11 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
             .filter_map(|i| network.mtu(&i.name))
             .min()
             .unwrap_or_default(),
+        vlans: config.vlans.unwrap_or(!vlan_devices.is_empty()),
     };
+    if features.vlans {
+        tracing::info!("{}", vlan_advice(&names, &vlan_devices));
+    }
     let mut datapath = KernelDatapath::open(&config.bpffs, &config.instance, config.limits, features)
         .map_err(|e| refusal(e.kind(), &e))?;
     if features.log_level > 0 {
@@ -80,6 +86,7 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
         config,
         detach_on_exit: args.detach_on_exit,
         forget_runtime_changes: args.forget_runtime_changes,
+        vlans: features.vlans,
         slot_pages,
         source_addresses: maps::SOURCE_PLACES,
     };
@@ -93,6 +100,23 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     // It ends when nobody receives requests any more, after the last replies have left.
     server.await?;
     result.map_err(|e| refusal(kind(&e), &e).into())
+}
+
+/// Drivers take tags off frames before XDP sees them, unless told otherwise; nothing in a frame says so.
+fn vlan_advice(interfaces: &[String], devices: &[String]) -> String {
+    let why = if devices.is_empty() {
+        "as configured".to_owned()
+    } else {
+        format!("for {}", devices.join(", "))
+    };
+    let commands: Vec<String> = interfaces
+        .iter()
+        .map(|name| format!("`ethtool -K {name} rxvlan off`"))
+        .collect();
+    format!(
+        "forwarding frames with VLAN tags ({why}); the packet path sees tags only where the driver leaves them in the frame: {}",
+        commands.join(", ")
+    )
 }
 
 const fn kind(error: &ControllerError) -> ErrorKind {

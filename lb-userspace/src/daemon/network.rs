@@ -1,13 +1,18 @@
 //! The kernel's network as the controller sees it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     controller::ports::{self, HopError, PlacedVip},
     net::{
-        CleanupScope, KernelNetwork, NetEvent, Network, NextHopError, RemoveVipOutcome, VipOutcome, pick_vip_interface,
+        CleanupScope, InterfaceInfo, KernelNetwork, Lower, NetEvent, Network, NextHopError, RemoveVipOutcome,
+        VipOutcome, pick_vip_interface,
     },
 };
 
@@ -49,6 +54,30 @@ impl Adapter {
     pub(super) fn mtu(&self, name: &str) -> Option<u32> {
         self.0.interface(name).map(|i| i.mtu)
     }
+
+    /// VLAN devices on top of these interfaces.
+    pub(super) fn vlan_devices(&self, on: &[String]) -> Vec<String> {
+        let all = self.0.interfaces();
+        let mut below: BTreeSet<u32> = all.iter().filter(|i| on.contains(&i.name)).map(|i| i.index).collect();
+        let mut names = Vec::new();
+        // Once more for devices on top of VLAN devices: a frame has two tags at most.
+        for _ in 0..2 {
+            let on_top =
+                |i: &&InterfaceInfo| !below.contains(&i.index) && i.vlan.is_some_and(|v| below.contains(&v.lower));
+            let found: Vec<_> = all.iter().filter(on_top).collect();
+            names.extend(found.iter().map(|i| i.name.clone()));
+            below.extend(found.iter().map(|i| i.index));
+        }
+        names
+    }
+}
+
+fn lower(lower: Lower) -> ports::Lower {
+    ports::Lower {
+        ifindex: lower.ifindex,
+        interface: lower.interface_name,
+        vlans: lower.vlans,
+    }
 }
 
 fn translate(event: NetEvent) -> Vec<ports::NetEvent> {
@@ -81,6 +110,10 @@ impl ports::Network for Adapter {
         self.0.interfaces().into_iter().map(|i| (i.name, i.index)).collect()
     }
 
+    fn vlan_devices(&self, on: &[String]) -> Vec<String> {
+        self.vlan_devices(on)
+    }
+
     async fn next_hop(&self, to: IpAddr) -> Result<ports::NextHop, HopError> {
         let hop = self.0.next_hop(to).await.map_err(|e| HopError {
             message: e.to_string(),
@@ -94,6 +127,7 @@ impl ports::Network for Adapter {
             mtu: hop.mtu,
             gateway: hop.gateway,
             source: hop.source,
+            lower: hop.lower.into_iter().map(lower).collect(),
         })
     }
 

@@ -30,6 +30,7 @@ impl Clock {
             flows_ipv6: 64,
             half_open_ipv4: 64,
             half_open_ipv6: 64,
+            flows_mixed: 64,
             services: 1,
             service_ports: 1,
             backends: 1,

@@ -33,11 +33,14 @@ use super::{
 /// How long an entry stays after it expired, in ticks (about four seconds): a packet that finds it may still be at work.
 const GRACE: u32 = 4096;
 
-/// The flow tables of both families, opened by their pins. Walks begin with the half-open flows: one that is established
-/// meanwhile is seen twice rather than not at all.
+/// The flow tables of both families and those between them, opened by their pins. Walks begin with the half-open flows: one
+/// that is established meanwhile is seen twice rather than not at all.
 pub struct KernelFlowTables {
     ipv4: [Table<Addr4>; 2],
     ipv6: [Table<Addr6>; 2],
+    /// Flows between families, by that of the packets.
+    mixed_ipv4: Table<Addr4, Addr6>,
+    mixed_ipv6: Table<Addr6, Addr4>,
     clock: Clock,
 }
 
@@ -54,6 +57,8 @@ impl KernelFlowTables {
                 Table::open(&maps.join("EMBRYONIC_V6"))?,
                 Table::open(&maps.join("FLOWS_V6"))?,
             ],
+            mixed_ipv4: Table::open(&maps.join("MIXED_V4"))?,
+            mixed_ipv6: Table::open(&maps.join("MIXED_V6"))?,
             clock: Clock::load()?,
         })
     }
@@ -76,9 +81,12 @@ impl FlowTables for KernelFlowTables {
             sweep(half_open_v4, now, &mut pace, &mut result)?,
             sweep(half_open_v6, now, &mut pace, &mut result)?,
         ];
+        let mixed = sweep(&self.mixed_ipv4, now, &mut pace, &mut result)?
+            + sweep(&self.mixed_ipv6, now, &mut pace, &mut result)?;
         result.flows = [
             sweep(flows_v4, now, &mut pace, &mut result)?,
             sweep(flows_v6, now, &mut pace, &mut result)?,
+            mixed,
         ];
         result.cpu = pace.used();
         Ok(result)
@@ -92,12 +100,14 @@ impl FlowTables for KernelFlowTables {
         let now = self.now()?;
         let ([half_open_v4, flows_v4], [half_open_v6, flows_v6]) = (&self.ipv4, &self.ipv6);
         let mut place = from;
-        while place.table < 4 {
+        while place.table < 6 {
             let bucket = match place.table {
                 0 => visit_table(half_open_v4, place.bucket, now, visit),
                 1 => visit_table(flows_v4, place.bucket, now, visit),
                 2 => visit_table(half_open_v6, place.bucket, now, visit),
-                _ => visit_table(flows_v6, place.bucket, now, visit),
+                3 => visit_table(flows_v6, place.bucket, now, visit),
+                4 => visit_table(&self.mixed_ipv4, place.bucket, now, visit),
+                _ => visit_table(&self.mixed_ipv6, place.bucket, now, visit),
             }?;
             if bucket.is_some() {
                 return Ok(Some(FlowPlace { bucket, ..place }));
@@ -114,11 +124,13 @@ impl FlowTables for KernelFlowTables {
         let now = self.now()?;
         let mut killed = 0;
         for table in &self.ipv4 {
-            killed += kill(table, now, wanted)?;
+            killed += kill(table, table, now, wanted)?;
         }
         for table in &self.ipv6 {
-            killed += kill(table, now, wanted)?;
+            killed += kill(table, table, now, wanted)?;
         }
+        killed += kill(&self.mixed_ipv4, &self.mixed_ipv6, now, wanted)?;
+        killed += kill(&self.mixed_ipv6, &self.mixed_ipv4, now, wanted)?;
         Ok(killed)
     }
 
@@ -160,17 +172,17 @@ fn thread_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// A flow table of one family.
-struct Table<A> {
+/// The flow table of one family's packets, which go on in the same family or in the other.
+struct Table<A, B = A> {
     data: MapData,
     /// A walk removes through here, and walks may come from several threads.
-    map: Mutex<HashMap<MapData, FlowKey<A>, Flow<A>>>,
+    map: Mutex<HashMap<MapData, FlowKey<A>, Flow<B>>>,
 }
 
-impl<A> Table<A>
+impl<A, B> Table<A, B>
 where
     FlowKey<A>: Pod,
-    Flow<A>: Pod,
+    Flow<B>: Pod,
 {
     fn open(pin: &Path) -> Result<Self, DatapathError> {
         let open = || MapData::from_pin(pin).map_err(|e| kernel(format!("cannot open {}", pin.display()), e));
@@ -213,10 +225,15 @@ impl UserAddress for Addr6 {
 }
 
 /// Counts the flows of a table into `sweep`, removes those that expired, and says how many there are.
-fn sweep<A: UserAddress>(table: &Table<A>, now: Tick, pace: &mut Pace, sweep: &mut Sweep) -> Result<u64, DatapathError>
+fn sweep<A: UserAddress, B: UserAddress>(
+    table: &Table<A, B>,
+    now: Tick,
+    pace: &mut Pace,
+    sweep: &mut Sweep,
+) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
-    Flow<A>: Pod,
+    Flow<B>: Pod,
 {
     let mut flows = 0;
     // Removed batch by batch, so that they take little memory however many there are.
@@ -234,7 +251,7 @@ where
         pace.keep();
         true
     };
-    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+    let visit = |key: &FlowKey<A>, flow: &Flow<B>| {
         sweep.entries += 1;
         let to_backend = flow.direction == Direction::TO_BACKEND;
         if flow.expires.passed(now) {
@@ -256,18 +273,18 @@ where
 }
 
 /// Gives unexpired flows of a table to `visit`, each once, until after the batch in which that asks for a break.
-fn visit_table<A: UserAddress>(
-    table: &Table<A>,
+fn visit_table<A: UserAddress, B: UserAddress>(
+    table: &Table<A, B>,
     from: Option<u32>,
     now: Tick,
     visit: &mut dyn FnMut(&FlowEntry) -> ControlFlow<()>,
 ) -> Result<Option<u32>, DatapathError>
 where
     FlowKey<A>: Pod + Default,
-    Flow<A>: Pod,
+    Flow<B>: Pod,
 {
     let wanted = Cell::new(true);
-    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+    let visit = |key: &FlowKey<A>, flow: &Flow<B>| {
         if flow.direction == Direction::TO_BACKEND && !flow.expires.passed(now) && visit(&entry(key, flow)).is_break() {
             wanted.set(false);
         }
@@ -275,10 +292,17 @@ where
     walk(table, from, visit, || wanted.get())
 }
 
-/// Removes both entries of the flows of a table that are `wanted`.
-fn kill<A: UserAddress>(table: &Table<A>, now: Tick, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError>
+/// Removes both entries of the flows of a table that are `wanted`; those of the replies are in the table `twins`.
+fn kill<A: UserAddress, B: UserAddress>(
+    table: &Table<A, B>,
+    twins: &Table<B, A>,
+    now: Tick,
+    wanted: &dyn Fn(&FlowEntry) -> bool,
+) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
+    Flow<B>: Pod,
+    FlowKey<B>: Pod + Default,
     Flow<A>: Pod,
 {
     let doomed = RefCell::new(Vec::new());
@@ -286,10 +310,10 @@ where
     let remove = || {
         for (key, twin) in doomed.borrow_mut().drain(..) {
             killed.set(killed.get() + u64::from(table.remove(&key)));
-            table.remove(&twin);
+            twins.remove(&twin);
         }
     };
-    let visit = |key: &FlowKey<A>, flow: &Flow<A>| {
+    let visit = |key: &FlowKey<A>, flow: &Flow<B>| {
         let live = flow.direction == Direction::TO_BACKEND && !flow.expires.passed(now);
         if live && wanted(&entry(key, flow)) {
             doomed.borrow_mut().push((*key, flow.rewrite.reply_key(key.protocol())));
@@ -304,27 +328,27 @@ where
     Ok(killed.get())
 }
 
-fn walk<A: UserAddress>(
-    table: &Table<A>,
+fn walk<A: UserAddress, B: UserAddress>(
+    table: &Table<A, B>,
     from: Option<u32>,
-    visit: impl FnMut(&FlowKey<A>, &Flow<A>),
+    visit: impl FnMut(&FlowKey<A>, &Flow<B>),
     go_on: impl FnMut() -> bool,
 ) -> Result<Option<u32>, DatapathError>
 where
     FlowKey<A>: Pod + Default,
-    Flow<A>: Pod,
+    Flow<B>: Pod,
 {
     let map = table.data.fd().as_fd();
-    batch::walk(map, from, blank::<A>(), visit, go_on).map_err(|e| kernel("cannot walk the flow table", e))
+    batch::walk(map, from, blank::<B>(), visit, go_on).map_err(|e| kernel("cannot walk the flow table", e))
 }
 
-fn entry<A: UserAddress>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowEntry {
-    let address = |ip: A, port: Be16| SocketAddr::new(ip.ip(), port.get());
+fn entry<A: UserAddress, B: UserAddress>(key: &FlowKey<A>, flow: &Flow<B>) -> FlowEntry {
+    let address = |ip: IpAddr, port: Be16| SocketAddr::new(ip, port.get());
     FlowEntry {
-        client: address(key.src, key.src_port),
-        vip: address(key.dst, key.dst_port),
-        source: address(flow.rewrite.src, flow.rewrite.src_port),
-        backend_address: address(flow.rewrite.dst, flow.rewrite.dst_port),
+        client: address(key.src.ip(), key.src_port),
+        vip: address(key.dst.ip(), key.dst_port),
+        source: address(flow.rewrite.src.ip(), flow.rewrite.src_port),
+        backend_address: address(flow.rewrite.dst.ip(), flow.rewrite.dst_port),
         protocol: key.protocol(),
         backend: flow.backend,
         phase: flow.phase,

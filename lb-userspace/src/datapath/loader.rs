@@ -35,6 +35,8 @@ pub struct Features {
     /// The smallest MTU of the interfaces, in bytes. Only replies beyond it are compared with the MTU of their own
     /// interface; 0 compares all.
     pub smallest_mtu: u32,
+    /// Frames with VLAN tags are forwarded too, and next hops may lie behind VLAN devices.
+    pub vlans: bool,
 }
 
 /// Checks that this process may load programs and change interfaces.
@@ -62,6 +64,7 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     maps::check_pinned(pins, limits)?;
     let directory = pins.maps();
     let redirect_back = u8::from(features.redirect_back);
+    let vlans = u8::from(features.vlans);
     let jiffy_scale = clock::jiffy_scale()?;
     let icmp_credit = limit::credit(limits.icmp_per_second);
     let new_flow_credit = limit::credit(limits.new_flows_per_core);
@@ -70,6 +73,7 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("AYA_LOG_LEVEL", &features.log_level, false)
         .override_global("REDIRECT_BACK", &redirect_back, true)
+        .override_global("VLANS", &vlans, true)
         .override_global("JIFFY_SCALE", &jiffy_scale, true)
         .override_global("SMALLEST_MTU", &features.smallest_mtu, true)
         .override_global("ICMP_CREDIT", &icmp_credit, true)

@@ -30,12 +30,13 @@ pub const FRAGMENTS: u32 = 16_384;
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 26] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 28] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
         half_open_ipv4,
         half_open_ipv6,
+        flows_mixed,
         services,
         service_ports,
         backends,
@@ -80,6 +81,19 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 26]
             half_open_ipv6.saturating_mul(2),
             size_of::<FlowKey<Addr6>>(),
             size_of::<Flow<Addr6>>(),
+        ),
+        // A mixed flow has an entry in each.
+        (
+            "MIXED_V4",
+            flows_mixed,
+            size_of::<FlowKey<Addr4>>(),
+            size_of::<Flow<Addr6>>(),
+        ),
+        (
+            "MIXED_V6",
+            flows_mixed,
+            size_of::<FlowKey<Addr6>>(),
+            size_of::<Flow<Addr4>>(),
         ),
         ("ROTATIONS", services, 4, size_of::<Rotation>()),
         ("CURSORS", services, 4, size_of::<Cursor>()),

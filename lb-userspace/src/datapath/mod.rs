@@ -120,8 +120,8 @@ pub struct Sweep {
     pub active: BTreeMap<u32, u64>,
     /// All unexpired flows per backend index, closing ones counted: an index is free for reuse only when it has none.
     pub present: BTreeMap<u32, u64>,
-    /// Established flows (entries of the client's direction) in the IPv4 and IPv6 table.
-    pub flows: [u64; 2],
+    /// Established flows (entries of the client's direction) of IPv4 and of IPv6; and all those between the two.
+    pub flows: [u64; 3],
     /// Half-open ones.
     pub half_open: [u64; 2],
     /// Expired flows that were removed.

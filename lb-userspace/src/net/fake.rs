@@ -229,6 +229,7 @@ mod tests {
             carrier: true,
             loopback: false,
             veth: false,
+            vlan: None,
         });
         (network, events)
     }

@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 
+use lb_common::vlan::TPID_CUSTOMER;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::RouteProtocol,
 };
 
 use super::{
     table::{Neighbour, NeighbourKey},
-    types::{InterfaceAddress, InterfaceInfo, Mac},
+    types::{InterfaceAddress, InterfaceInfo, Mac, VlanDevice},
 };
 
 /// Originator that `lb` writes on the addresses (`IFA_PROTO`, since Linux 5.18) and neighbours (`NDA_PROTOCOL`, since
@@ -54,6 +55,7 @@ pub(super) fn interface(message: &LinkMessage) -> Option<InterfaceInfo> {
         carrier: header.flags.contains(LinkFlags::LowerUp),
         loopback: header.flags.contains(LinkFlags::Loopback),
         veth: false,
+        vlan: vlan(&message.attributes),
     };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -69,6 +71,39 @@ pub(super) fn interface(message: &LinkMessage) -> Option<InterfaceInfo> {
         }
     }
     Some(info)
+}
+
+/// What a VLAN device makes of its frames. One that stands on an interface of another network namespace has no way out
+/// here.
+fn vlan(attributes: &[LinkAttribute]) -> Option<VlanDevice> {
+    let foreign = attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    let lower = attributes.iter().find_map(|a| match a {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    let details = attributes.iter().find_map(|a| match a {
+        LinkAttribute::LinkInfo(details) => Some(details),
+        _ => None,
+    })?;
+    let data = details.iter().find_map(|d| match d {
+        LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+        _ => None,
+    })?;
+    // Kernels before the provider's kind did not tell the kind.
+    let mut tpid = TPID_CUSTOMER;
+    let mut id = None;
+    for attribute in data {
+        match attribute {
+            InfoVlan::Id(number) => id = Some(*number),
+            InfoVlan::Protocol(protocol) => tpid = (*protocol).into(),
+            _ => {}
+        }
+    }
+    Some(VlanDevice {
+        lower: lower.filter(|_| !foreign)?,
+        tpid,
+        id: id?,
+    })
 }
 
 pub(super) fn address(message: &AddressMessage) -> Option<InterfaceAddress> {
@@ -170,4 +205,62 @@ pub(super) fn solicitation(key: NeighbourKey, marked: bool) -> NeighbourMessage 
         message.attributes.push(mark);
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::Parseable as _;
+
+    use super::*;
+
+    /// A netlink attribute, padded to four bytes.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// RTM_NEWLINK as Linux writes it for `ip link add link LOWER name NAME type vlan proto TPID id ID`.
+    fn vlan_device(lower: u32, tpid: u16, id: u16, more: &[u8]) -> InterfaceInfo {
+        // struct ifinfomsg: family, padding, type, index, flags, change.
+        let mut bytes = vec![0, 0];
+        bytes.extend(1u16.to_ne_bytes());
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(0x0001_1043u32.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(attribute(3, b"eth0.10\0"));
+        bytes.extend(attribute(4, &1496u32.to_ne_bytes()));
+        bytes.extend(attribute(1, &[2, 0, 0, 0, 0, 7]));
+        bytes.extend(attribute(5, &lower.to_ne_bytes()));
+        bytes.extend(more);
+        let data = [
+            attribute(5, &tpid.to_be_bytes()),
+            attribute(1, &id.to_ne_bytes()),
+            attribute(2, &[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]),
+        ]
+        .concat();
+        let info = [attribute(1, b"vlan\0"), attribute(2, &data)].concat();
+        bytes.extend(attribute(18, &info));
+        interface(&LinkMessage::parse(&bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_vlan_device_names_the_one_below_and_its_tag() {
+        let link = vlan_device(2, 0x8100, 10, &[]);
+        assert_eq!(
+            (link.name.as_str(), link.mtu, link.up, link.carrier),
+            ("eth0.10", 1496, true, true)
+        );
+        let vlan = |tpid, id| Some(VlanDevice { lower: 2, tpid, id });
+        assert_eq!(link.vlan, vlan(0x8100, 10));
+        assert_eq!(vlan_device(2, 0x88a8, 4094, &[]).vlan, vlan(0x88a8, 4094));
+    }
+
+    #[test]
+    fn a_device_below_in_another_namespace_is_none() {
+        let namespace = attribute(37, &0u32.to_ne_bytes());
+        assert_eq!(vlan_device(2, 0x8100, 10, &namespace).vlan, None);
+    }
 }

@@ -30,8 +30,8 @@ pub use self::{
     path_test::{Answer, Carriage, Question},
     sysctl::{HostPorts, parse_port_list},
     types::{
-        CleanupScope, InterfaceAddress, InterfaceInfo, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome, Way,
-        pick_vip_interface,
+        CleanupScope, InterfaceAddress, InterfaceInfo, Lower, Mac, NetEvent, NextHop, RemoveVipOutcome, VipOutcome,
+        VlanDevice, Way, pick_vip_interface,
     },
 };
 

@@ -272,6 +272,7 @@ mod tests {
             mtu: 1500,
             gateway: None,
             source: None,
+            lower: Vec::new(),
         }
     }
 

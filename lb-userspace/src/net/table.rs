@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::abi::Vlans;
 use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{
     error::NextHopError,
     route::Route,
-    types::{InterfaceInfo, Mac, NetEvent, NextHop},
+    types::{InterfaceInfo, Lower, Mac, NetEvent, NextHop},
 };
 
 /// Routes are asked for again after this, because the kernel does not announce every change: nexthop objects, path
@@ -292,6 +293,7 @@ impl Tables {
                 mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
                 gateway: route.gateway,
                 source: route.source,
+                lower: self.lower(link),
             }),
             Reach::Resolving => Err(NextHopError::Resolving {
                 address: key.address,
@@ -302,6 +304,24 @@ impl Tables {
                 interface,
             }),
         }
+    }
+
+    /// The interfaces below a VLAN device, with the tags that its frames bear there. A frame has two at most.
+    fn lower(&self, link: &InterfaceInfo) -> Vec<Lower> {
+        let (mut lower, mut vlans, mut upper) = (Vec::new(), Vlans::NONE, link);
+        while let Some(device) = &upper.vlan
+            && let Some(tagged) = vlans.within(device.tpid, device.id)
+            && let Some(below) = self.links.get(&device.lower)
+        {
+            vlans = tagged;
+            lower.push(Lower {
+                ifindex: below.index,
+                interface_name: below.name.clone(),
+                vlans,
+            });
+            upper = below;
+        }
+        lower
     }
 
     /// The link of a route, if it can carry Ethernet frames now.
@@ -331,7 +351,7 @@ pub(super) fn next_hop_key(to: IpAddr, route: &Route) -> NeighbourKey {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::types::VlanDevice, *};
 
     const KEY: NeighbourKey = NeighbourKey {
         ifindex: 2,
@@ -470,6 +490,7 @@ mod tests {
             carrier: true,
             loopback: false,
             veth: false,
+            vlan: None,
         };
         assert!(matches!(
             tables.link_seen(link.clone()),
@@ -483,5 +504,46 @@ mod tests {
         let name = "eth0".to_owned();
         assert_eq!(gone, NetEvent::LinkRemoved { index: 2, name });
         assert!(tables.neighbour(KEY).is_none() && !tables.is_wanted(KEY) && tables.own_vips.is_empty());
+    }
+
+    #[test]
+    fn next_hops_through_vlan_devices_know_the_interfaces_below_and_their_tags() {
+        let device = |index: u32, name: &str, vlan: Option<(u32, u16, u16)>| InterfaceInfo {
+            index,
+            name: name.to_owned(),
+            mac: Some(Mac([2, 0, 0, 0, 0, 7])),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            loopback: false,
+            veth: false,
+            vlan: vlan.map(|(lower, tpid, id)| VlanDevice { lower, tpid, id }),
+        };
+        let mut tables = Tables::default();
+        tables.replace_links(vec![
+            device(2, "eth0", None),
+            device(3, "eth0.100", Some((2, 0x88a8, 100))),
+            device(4, "eth0.100.10", Some((3, 0x8100, 10))),
+            device(5, "eth0.100.10.1", Some((4, 0x8100, 1))),
+        ]);
+        for ifindex in 2..=5 {
+            let key = NeighbourKey { ifindex, ..KEY };
+            tables.neighbour_seen(key, neighbour(NeighbourState::Reachable, Some(1)));
+        }
+        let lower = |ifindex: u32| {
+            let route = Route {
+                ifindex,
+                gateway: None,
+                source: None,
+                mtu: None,
+            };
+            tables.next_hop(KEY.address, &route).unwrap()
+        };
+        let ids = |hop: &NextHop| hop.lower.iter().map(|l| (l.ifindex, l.vlans.ids())).collect::<Vec<_>>();
+        assert_eq!(ids(&lower(2)), []);
+        assert_eq!(ids(&lower(3)), [(2, [Some(100), None])]);
+        assert_eq!(ids(&lower(4)), [(3, [Some(10), None]), (2, [Some(100), Some(10)])]);
+        // Three tags fit no frame.
+        assert_eq!(ids(&lower(5)), [(4, [Some(1), None]), (3, [Some(10), Some(1)])]);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use lb_common::abi::Vlans;
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
@@ -32,6 +34,30 @@ pub struct InterfaceInfo {
     pub loopback: bool,
     /// One end of a veth pair.
     pub veth: bool,
+    /// What a VLAN device makes of its frames.
+    pub vlan: Option<VlanDevice>,
+}
+
+/// A VLAN device: its frames are those of the device below, with a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VlanDevice {
+    /// Index of the device below, which may be a VLAN device itself.
+    pub lower: u32,
+    /// Kind of the tag: [`lb_common::vlan::TPID_CUSTOMER`] or [`lb_common::vlan::TPID_PROVIDER`].
+    pub tpid: u16,
+    /// Number of the VLAN.
+    pub id: u16,
+}
+
+/// An interface below a VLAN device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lower {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub interface_name: String,
+    /// The tags that the frames of the VLAN device bear on it.
+    pub vlans: Vlans,
 }
 
 /// An address of this host.
@@ -109,6 +135,8 @@ pub struct NextHop {
     pub gateway: Option<IpAddr>,
     /// Address of this host that the route prefers as a source.
     pub source: Option<IpAddr>,
+    /// The interfaces below, if that interface is a VLAN device; nearest first.
+    pub lower: Vec<Lower>,
 }
 
 impl NextHop {

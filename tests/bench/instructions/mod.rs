@@ -50,6 +50,7 @@ const fn limits() -> Limits {
         half_open_ipv4: 1 << 16,
         half_open_ipv6: 1 << 16,
         flows_ipv6: 1 << 16,
+        flows_mixed: 1 << 10,
         services: 16,
         service_ports: 16,
         backends: 64,

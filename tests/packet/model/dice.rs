@@ -10,10 +10,11 @@ use crate::{
     frames::{ACK, FIN, L4, PSH, Packet, RST, SYN, Tcp, UdpChecksum},
     lab::{BACKEND_IF, CLIENT_IF, OTHER_IF, Service},
     service::{ANSWER, BACK_MAC, CLIENT_MAC, FRONT_MAC},
+    vlan::{Tag, tagged},
 };
 
 /// Random numbers for one packet.
-pub(super) const THROW: usize = 24;
+pub(super) const THROW: usize = 32;
 
 /// Choices that random numbers make.
 pub(super) struct Dice<'a> {
@@ -57,6 +58,9 @@ impl<'a> Dice<'a> {
             frame = self.extended(&packet);
         }
         self.mutate(&mut frame);
+        if self.seldom(4) {
+            frame = self.in_vlans(&frame);
+        }
         let elsewhere = self.seldom(12);
         (if elsewhere { OTHER_IF } else { interface }, frame)
     }
@@ -181,6 +185,22 @@ impl<'a> Dice<'a> {
             &[(44, atomic_fragment), (60, options)],
         ];
         packet.bytes_with_extensions(chains[self.next() % chains.len()])
+    }
+
+    /// With tags, and seldom with too many of them or cut within.
+    fn in_vlans(&mut self, frame: &[u8]) -> Vec<u8> {
+        let tag = |dice: &mut Self| {
+            (
+                dice.of(&[0x8100, 0x88a8]),
+                dice.of(&[1, 0, 0x0fff, 0xe001, 0x1064, 0xffff]),
+            )
+        };
+        let tags: Vec<Tag> = (0..self.of(&[1, 2, 1, 2, 1, 2, 1, 3])).map(|_| tag(self)).collect();
+        let mut frame = tagged(frame, &tags);
+        if self.seldom(40) {
+            frame.truncate(ETHERNET + self.next() % 12);
+        }
+        frame
     }
 
     /// Changed bytes, mostly in the headers; a cut or a lengthened frame.

@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::BTreeMap, env};
 
 use aya::maps::{Array, Map, MapData};
 use lb_common::{
-    abi::Cursor,
+    abi::{Cursor, Mode},
     reason::{DropReason, PassReason},
 };
 use lb_userspace::datapath::Datapath as _;
@@ -26,7 +26,10 @@ use self::{
     dice::{Dice, THROW},
     rules::{Expected, Left, Model},
 };
-use crate::lab::{Case, Lab, Service, Setup, Verdict, run};
+use crate::{
+    lab::{Case, Lab, Service, Setup, Verdict, run},
+    mixed, vlan,
+};
 
 /// Packets in a sequence at most; 64 on the average.
 const LONGEST: usize = 127;
@@ -48,6 +51,8 @@ const FATES: &[&str] = &[
     "ipv6-extension",
     "not-a-service",
     "ttl-expired",
+    "vlan-tagged",
+    "fragment-mixed",
 ];
 
 /// How many packets are compared. Fewer where a guest's emulated CPU takes long for each.
@@ -65,13 +70,23 @@ fn services(lab: &mut Lab) -> Vec<Service> {
         source_ports: 30_000,
         ..Setup::default()
     };
-    let serve = |(case, backends)| lab.serve(case, &setup(backends));
-    Case::all()
+    let one_family = Case::all()
         .into_iter()
         .filter(|case| case.mode.sees_replies())
-        .zip([1, 2, 3].into_iter().cycle())
-        .map(serve)
-        .collect()
+        .map(|case| (case, usize::MAX));
+    // Pools that are all of the other family, and pools of both.
+    let full_nat = || Case::all().into_iter().filter(|case| case.mode == Mode::FULL_NAT);
+    let mixed = full_nat().map(|case| (case, 0)).chain(full_nat().map(|case| (case, 1)));
+    let cases: Vec<_> = one_family.chain(mixed).zip([1, 2, 3].into_iter().cycle()).collect();
+    let services: Vec<Service> = cases
+        .into_iter()
+        .map(|((case, first), backends)| mixed::serve_from(lab, case, &setup(backends), first))
+        .collect();
+    for server in services.iter().flat_map(|service| service.servers.clone()) {
+        let vlans = vlan::vlans(&rules::server_vlans(server));
+        lab.change(server, |backend| backend.link.vlans = vlans);
+    }
+    services
 }
 
 /// The next ticket of every service.
@@ -119,7 +134,7 @@ fn name(expected: &Expected) -> String {
     match expected.left {
         Left::Passed(reason) => reason.as_str().to_owned(),
         Left::Dropped(reason) => reason.as_str().to_owned(),
-        Left::Refused(reason) | Left::Told(reason) => format!("{} and told so", reason.as_str()),
+        Left::Refused(reason) | Left::Told(reason, _) => format!("{} and told so", reason.as_str()),
         Left::Back => "sent back".to_owned(),
         Left::Across => "sent across".to_owned(),
     }
@@ -141,7 +156,7 @@ fn difference(got: &[u64], expected: &[u64]) -> String {
 
 #[test]
 fn a_million_random_packets_fare_as_in_the_model() {
-    let lab = RefCell::new(Lab::new());
+    let lab = RefCell::new(Lab::featuring(vlan::ON));
     let services = services(&mut lab.borrow_mut());
     let sequence = RefCell::new(0u32);
     let sequences = packets() / (LONGEST.div_ceil(2));

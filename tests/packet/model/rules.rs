@@ -14,7 +14,8 @@ use super::wire::{ETHERNET, TCP, UDP, address, endpoint, long_number, number, oc
 use crate::{
     frames::{ACK, FIN, L4, Packet, RST, SYN, Tcp},
     icmp::Icmp,
-    lab::{BACK_MAC, BACKEND_IF, CLIENT_IF, FIRST_PORT, Lab, Service, Verdict},
+    lab::{BACK_MAC, BACKEND_IF, CLIENT_IF, FIRST_PORT, Lab, Server, Service, Verdict},
+    vlan::{Tag, tagged},
 };
 
 /// How a packet left.
@@ -24,8 +25,8 @@ pub(super) enum Left {
     Dropped(DropReason),
     /// Answered with RST, by the interface that it came in on.
     Refused(DropReason),
-    /// Answered with ICMP, by the interface that it came in on.
-    Told(DropReason),
+    /// Answered with ICMP, which says what would fit, by the interface that it came in on.
+    Told(DropReason, usize),
     /// By the interface that it came in on.
     Back,
     /// By another.
@@ -44,7 +45,7 @@ impl Expected {
         match self.left {
             Left::Passed(_) => Verdict::Pass,
             Left::Dropped(_) => Verdict::Drop,
-            Left::Refused(_) | Left::Told(_) | Left::Back => Verdict::Tx,
+            Left::Refused(_) | Left::Told(..) | Left::Back => Verdict::Tx,
             Left::Across => Verdict::Redirect,
         }
     }
@@ -53,7 +54,7 @@ impl Expected {
     pub(super) fn counter(&self) -> Option<usize> {
         match self.left {
             Left::Passed(reason) => Some(reason.counter() as usize),
-            Left::Dropped(reason) | Left::Refused(reason) | Left::Told(reason) => Some(reason.counter() as usize),
+            Left::Dropped(reason) | Left::Refused(reason) | Left::Told(reason, _) => Some(reason.counter() as usize),
             Left::Back | Left::Across => None,
         }
     }
@@ -95,8 +96,8 @@ pub(super) struct Flow {
     pub(super) service: usize,
     server: usize,
     phase: Phase,
-    /// Where the client's last packet came from: the MAC addresses of a frame to it, and the interface.
-    client: ([u8; 12], u32),
+    /// Where the client's last packet came from: the MAC addresses of a frame to it, the interface, the VLANs.
+    client: ([u8; 12], u32, Vec<Tag>),
 }
 
 /// What is read of a packet.
@@ -163,6 +164,13 @@ struct Datagram {
     id: u32,
 }
 
+/// A frame as it came in.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    interface: u32,
+    tags: &'a [Tag],
+}
+
 /// The packet path, as it should be.
 pub(super) struct Model<'a> {
     services: &'a [Service],
@@ -189,46 +197,64 @@ impl<'a> Model<'a> {
     /// What becomes of a frame. `out` is what the packet path made of it, of which the model takes only the source
     /// port that was chosen, after a check that it might be chosen.
     pub(super) fn packet(&mut self, interface: u32, frame: &[u8], out: &[u8]) -> Expected {
-        let mut sent = frame.to_vec();
-        let left = match self.way(interface, &mut sent, out) {
+        let (plain, tags) = match untagged(frame) {
+            Ok(read) => read,
+            Err(left) => {
+                let frame = frame.to_vec();
+                return Expected { left, frame };
+            }
+        };
+        let arrival = Arrival { interface, tags: &tags };
+        let mut sent = plain.clone();
+        let left = match self.way(arrival, &mut sent, out) {
             Ok(left) => left,
             Err(left) => left,
         };
         match left {
-            Left::Refused(_) => sent = reset(frame),
-            Left::Told(_) => sent = told(frame),
+            Left::Refused(_) => sent = tagged(&reset(&plain), &tags),
+            Left::Told(_, mtu) => sent = tagged(&told(&plain, mtu), &tags),
             Left::Passed(_) => sent = frame.to_vec(),
             _ => {}
         }
         Expected { left, frame: sent }
     }
 
-    fn way(&mut self, interface: u32, frame: &mut [u8], out: &[u8]) -> Result<Left, Left> {
+    fn way(&mut self, arrival: Arrival<'_>, frame: &mut Vec<u8>, out: &[u8]) -> Result<Left, Left> {
         let headers = headers(frame)?;
         if headers.piece.offset > 0 {
-            return self.later_fragment(&headers, interface, frame);
+            return self.later_fragment(&headers, arrival, frame);
         }
         let packet = self.parse(frame, &headers)?;
-        let flow = match self.find(&packet, interface, frame)? {
+        let known = self.by_key.get(&packet.key);
+        if known.is_some_and(|flow| self.crosses(*flow)) && packet.piece.is_fragment() {
+            return Err(Left::Dropped(DropReason::FragmentMixed));
+        }
+        let flow = match self.find(&packet, arrival, frame)? {
             Some(flow) => flow,
-            None => self.open(&packet, interface, frame)?,
+            None => self.open(&packet, arrival, frame)?,
         };
         if self.flows[flow].reply.is_none() {
             self.learn(flow, out);
         }
-        Self::fits(packet.ttl, packet.length)?;
-        if packet.piece.is_fragment() {
-            let datagram = Datagram {
-                ports: (packet.key.from.port(), packet.key.to.port()),
-                next: ETHERNET + packet.length - packet.l4,
-                id: self::headers(out).map_or(0, |sent| sent.piece.id),
-            };
-            self.datagrams.insert(fragment_key(&headers), datagram);
-            self.deliver(flow, &packet, interface, frame)?;
-            identify(frame, packet.piece.header, datagram.id);
-            return self.leaves(flow, &packet.key, interface);
+        if self.crosses(flow) {
+            *frame = self.translated(flow, &packet, frame)?;
+            return self.leaves(flow, &packet.key, arrival, frame);
         }
-        self.deliver(flow, &packet, interface, frame)
+        Self::fits(packet.ttl, packet.length, MTU)?;
+        if !packet.piece.is_fragment() {
+            translate(frame, &packet, self.new_addresses(flow, &packet.key))?;
+            return self.leaves(flow, &packet.key, arrival, frame);
+        }
+        let sent = untagged(out).and_then(|(out, _)| self::headers(&out));
+        let datagram = Datagram {
+            ports: (packet.key.from.port(), packet.key.to.port()),
+            next: ETHERNET + packet.length - packet.l4,
+            id: sent.map_or(0, |sent| sent.piece.id),
+        };
+        self.datagrams.insert(fragment_key(&headers), datagram);
+        translate(frame, &packet, self.new_addresses(flow, &packet.key))?;
+        identify(frame, packet.piece.header, datagram.id);
+        self.leaves(flow, &packet.key, arrival, frame)
     }
 
     /// A packet's ports. What is cut short is the kernel's, unless it is a trick on a service.
@@ -254,7 +280,7 @@ impl<'a> Model<'a> {
     }
 
     /// A fragment without ports.
-    fn later_fragment(&mut self, headers: &Headers, interface: u32, frame: &mut [u8]) -> Result<Left, Left> {
+    fn later_fragment(&mut self, headers: &Headers, arrival: Arrival<'_>, frame: &mut Vec<u8>) -> Result<Left, Left> {
         let ours = self.services.iter().any(|service| service.vip.ip() == headers.dst);
         let unknown = Left::Passed(if ours {
             PassReason::FragmentBeforeFirst
@@ -276,9 +302,9 @@ impl<'a> Model<'a> {
         let Some(flow) = self.by_key.get(&key).copied() else {
             return Err(unknown);
         };
-        if let Err(left) = Self::fits(headers.ttl, headers.length) {
+        if let Err(left) = Self::fits(headers.ttl, headers.length, MTU) {
             // No ICMP about fragments other than the first; IPv6 knows no such rule.
-            let silent = headers.src.is_ipv4() && matches!(left, Left::Told(_));
+            let silent = headers.src.is_ipv4() && matches!(left, Left::Told(..));
             return Err(if silent {
                 Left::Dropped(DropReason::ExceedsMtu)
             } else {
@@ -296,12 +322,11 @@ impl<'a> Model<'a> {
         let (from, to) = self.new_addresses(flow, &key);
         readdress(frame, from.ip(), to.ip());
         identify(frame, headers.piece.header, datagram.id);
-        put(frame, 0, &self.way_on(flow, &key).0);
-        self.leaves(flow, &key, interface)
+        self.leaves(flow, &key, arrival, frame)
     }
 
     /// The flow of a packet, after that packet.
-    fn find(&mut self, packet: &Parsed, interface: u32, frame: &[u8]) -> Result<Option<usize>, Left> {
+    fn find(&mut self, packet: &Parsed, arrival: Arrival<'_>, frame: &[u8]) -> Result<Option<usize>, Left> {
         let Some(index) = self.by_key.get(&packet.key).copied() else {
             return Ok(None);
         };
@@ -315,13 +340,13 @@ impl<'a> Model<'a> {
         }
         flow.phase = after(flow.phase, from_client, packet);
         if from_client {
-            flow.client = (back(frame), interface);
+            flow.client = (back(frame), arrival.interface, without_priority(arrival.tags));
         }
         Ok(Some(index))
     }
 
     /// A new flow, if the packet may open one.
-    fn open(&mut self, packet: &Parsed, interface: u32, frame: &[u8]) -> Result<usize, Left> {
+    fn open(&mut self, packet: &Parsed, arrival: Arrival<'_>, frame: &[u8]) -> Result<usize, Left> {
         let is_tcp = packet.key.protocol == TCP;
         let for_service = |s: &Service| s.vip == packet.key.to && matches!(s.request(1).l4, L4::Tcp(_)) == is_tcp;
         let Some(service) = self.services.iter().position(for_service) else {
@@ -338,8 +363,12 @@ impl<'a> Model<'a> {
         let server = (self.tickets[service] % servers.len() as u64) as usize;
         self.tickets[service] += 1;
         // No flow is made for what cannot be forwarded.
-        Self::fits(packet.ttl, packet.length)?;
-        translatable(frame, packet)?;
+        let crosses = servers[server].address.is_ipv4() != packet.key.to.is_ipv4();
+        if crosses && packet.piece.is_fragment() {
+            return Err(Left::Dropped(DropReason::FragmentMixed));
+        }
+        Self::fits(packet.ttl, packet.length, if crosses { across(packet) } else { MTU })?;
+        translatable(frame, packet, crosses)?;
         let reply = (self.services[service].case.mode == Mode::NAT).then_some(Key {
             from: servers[server].address,
             to: packet.key.from,
@@ -351,7 +380,7 @@ impl<'a> Model<'a> {
             service,
             server,
             phase: if is_tcp { Phase::SynSeen } else { Phase::Udp },
-            client: (back(frame), interface),
+            client: (back(frame), arrival.interface, without_priority(arrival.tags)),
         };
         self.flows.push(flow);
         let index = self.flows.len() - 1;
@@ -362,12 +391,14 @@ impl<'a> Model<'a> {
 
     /// Takes over the source that the packet path chose, if it sent something and might choose that.
     fn learn(&mut self, index: usize, out: &[u8]) {
-        let Ok(sent) = headers(out).and_then(|headers| parse(out, &headers)) else {
+        let Ok((out, _)) = untagged(out) else { return };
+        let Ok(sent) = headers(&out).and_then(|headers| parse(&out, &headers)) else {
             return;
         };
         let flow = &self.flows[index];
         let (service, source) = (&self.services[flow.service], sent.key.from);
-        let ours = (0..2).any(|place| service.case.source(place) == source.ip());
+        let towards = service.servers[flow.server].address;
+        let ours = (0..2).any(|place| service.case.like(towards).source(place) == source.ip());
         let reply = Key {
             from: service.servers[flow.server].address,
             to: source,
@@ -381,19 +412,26 @@ impl<'a> Model<'a> {
     }
 
     /// Rewrites the packet as its flow says.
-    fn deliver(&self, flow: usize, packet: &Parsed, interface: u32, frame: &mut [u8]) -> Result<Left, Left> {
-        translate(frame, packet, self.new_addresses(flow, &packet.key))?;
-        put(frame, 0, &self.way_on(flow, &packet.key).0);
-        self.leaves(flow, &packet.key, interface)
+    /// Whether a flow's server is of the other family.
+    fn crosses(&self, flow: usize) -> bool {
+        let flow = &self.flows[flow];
+        let server = self.services[flow.service].servers[flow.server];
+        server.address.is_ipv4() != flow.request.to.is_ipv4()
+    }
+
+    /// The packet with the other family's header.
+    fn translated(&self, flow: usize, packet: &Parsed, frame: &[u8]) -> Result<Vec<u8>, Left> {
+        Self::fits(packet.ttl, packet.length, across(packet))?;
+        other_family(frame, packet, self.new_addresses(flow, &packet.key))
     }
 
     /// Whether a packet may go on.
-    fn fits(ttl: u8, length: usize) -> Result<(), Left> {
+    fn fits(ttl: u8, length: usize, mtu: usize) -> Result<(), Left> {
         if ttl <= 1 {
             return Err(Left::Passed(PassReason::TtlExpired));
         }
-        if length > MTU {
-            return Err(Left::Told(DropReason::ExceedsMtu));
+        if length > mtu {
+            return Err(Left::Told(DropReason::ExceedsMtu, mtu));
         }
         Ok(())
     }
@@ -409,26 +447,30 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// MAC addresses, and the interface.
-    fn way_on(&self, flow: usize, key: &Key) -> ([u8; 12], u32) {
+    /// MAC addresses, the interface, and the VLANs.
+    fn way_on(&self, flow: usize, key: &Key) -> ([u8; 12], u32, Vec<Tag>) {
         let flow = &self.flows[flow];
         let service = &self.services[flow.service];
         if *key != flow.request {
-            return flow.client;
+            return flow.client.clone();
         }
         let arm = if service.case.one_arm {
             self.interfaces.0
         } else {
             self.interfaces.1
         };
+        let server = service.servers[flow.server];
         let mut macs = [0; 12];
-        put(&mut macs, 0, &service.servers[flow.server].mac);
+        put(&mut macs, 0, &server.mac);
         put(&mut macs, 6, &BACK_MAC);
-        (macs, arm)
+        (macs, arm, server_vlans(server))
     }
 
-    fn leaves(&self, flow: usize, key: &Key, interface: u32) -> Result<Left, Left> {
-        Ok(if self.way_on(flow, key).1 == interface {
+    fn leaves(&self, flow: usize, key: &Key, arrival: Arrival<'_>, frame: &mut Vec<u8>) -> Result<Left, Left> {
+        let (macs, interface, vlans) = self.way_on(flow, key);
+        put(frame, 0, &macs);
+        *frame = tagged(frame, &with_priority(&vlans, arrival.tags));
+        Ok(if interface == arrival.interface {
             Left::Back
         } else {
             Left::Across
@@ -446,6 +488,53 @@ fn fragment_key(headers: &Headers) -> FragmentKey {
         id: headers.piece.id,
         protocol: headers.protocol,
     }
+}
+
+/// The largest packet that fits with the other family's header.
+fn across(packet: &Parsed) -> usize {
+    let header = if packet.key.to.is_ipv4() { 40 } else { 20 };
+    MTU + packet.l4 - ETHERNET - header
+}
+
+/// The VLANs of a server: every third has one, every third but one two.
+pub(super) fn server_vlans(server: Server) -> Vec<Tag> {
+    match server.index % 3 {
+        0 => Vec::new(),
+        1 => vec![(0x8100, 7)],
+        _ => vec![(0x88a8, 4000), (0x8100, 1)],
+    }
+}
+
+/// The frame without its tags, or why it is the kernel's with them.
+fn untagged(frame: &[u8]) -> Result<(Vec<u8>, Vec<Tag>), Left> {
+    let (mut at, mut tags) = (12, Vec::new());
+    while frame.len() >= at + 2 && [0x8100, 0x88a8].contains(&number(frame, at)) {
+        if tags.len() == 2 {
+            return Err(Left::Passed(PassReason::VlanTagged));
+        }
+        if frame.len() < at + 6 {
+            return Err(Left::Passed(PassReason::Malformed));
+        }
+        tags.push((number(frame, at), number(frame, at + 2)));
+        at += 4;
+    }
+    if !tags.is_empty() && ![0x0800, 0x86dd].contains(&number(frame, at)) {
+        return Err(Left::Passed(PassReason::NotIp));
+    }
+    if !tags.is_empty() && frame.len() < at + 2 {
+        return Err(Left::Passed(PassReason::Malformed));
+    }
+    Ok(([&frame[..12], &frame[at..]].concat(), tags))
+}
+
+fn without_priority(tags: &[Tag]) -> Vec<Tag> {
+    tags.iter().map(|(tpid, tci)| (*tpid, tci & 0x0fff)).collect()
+}
+
+/// A frame keeps the priority that it came with, its outer tag's.
+fn with_priority(tags: &[Tag], came_with: &[Tag]) -> Vec<Tag> {
+    let priority = came_with.first().map_or(0, |(_, tci)| tci & 0xf000);
+    tags.iter().map(|(tpid, tci)| (*tpid, tci | priority)).collect()
 }
 
 const MALFORMED: Left = Left::Passed(PassReason::Malformed);
@@ -614,9 +703,10 @@ fn parse(frame: &[u8], headers: &Headers) -> Result<Parsed, Left> {
     })
 }
 
-/// Whether a packet has the checksum that has to change with its addresses.
-fn translatable(frame: &[u8], packet: &Parsed) -> Result<(), Left> {
-    if packet.key.protocol == UDP && packet.key.to.is_ipv6() && number(frame, packet.l4 + 6) == 0 {
+/// Whether a packet has the checksum that has to change with its addresses. Without one, none gets from one family to the other.
+fn translatable(frame: &[u8], packet: &Parsed, crosses: bool) -> Result<(), Left> {
+    let required = crosses || packet.key.to.is_ipv6();
+    if packet.key.protocol == UDP && required && number(frame, packet.l4 + 6) == 0 {
         return Err(Left::Dropped(DropReason::UdpChecksumMissing));
     }
     Ok(())
@@ -632,7 +722,7 @@ fn translate(frame: &mut [u8], packet: &Parsed, (from, to): (SocketAddr, SocketA
     } = packet.key;
     let at = l4 + if protocol == TCP { 16 } else { 6 };
     let checksum = number(frame, at);
-    translatable(frame, packet)?;
+    translatable(frame, packet, false)?;
     let old = [endpoint(old_from), endpoint(old_to)].concat();
     let new = [endpoint(from), endpoint(to)].concat();
     if protocol == TCP || checksum != 0 {
@@ -684,7 +774,7 @@ fn identify(frame: &mut [u8], header: usize, id: u32) {
 }
 
 /// What the sender of a packet that does not fit is told.
-fn told(frame: &[u8]) -> Vec<u8> {
+fn told(frame: &[u8], mtu: usize) -> Vec<u8> {
     let headers = headers(frame).expect("what does not fit was read");
     let mac = |at: usize| <[u8; 6]>::try_from(&frame[at..at + 6]).unwrap();
     let v4 = headers.src.is_ipv4();
@@ -697,11 +787,55 @@ fn told(frame: &[u8]) -> Vec<u8> {
         tos: if v4 { 0xc0 } else { 0 },
         kind: if v4 { 3 } else { 2 },
         code: if v4 { 4 } else { 0 },
-        word: u32::try_from(MTU).unwrap().to_be_bytes(),
+        word: u32::try_from(mtu).unwrap().to_be_bytes(),
         body: frame[ETHERNET..ETHERNET + if v4 { 544 } else { 1232 }].to_vec(),
         outer: None,
     }
     .bytes()
+}
+
+/// The packet with the other family's header.
+fn other_family(frame: &[u8], packet: &Parsed, (from, to): (SocketAddr, SocketAddr)) -> Result<Vec<u8>, Left> {
+    let (ip, l4) = (ETHERNET, packet.l4);
+    let (was_v4, header) = if from.is_ipv4() { (false, 20) } else { (true, 40) };
+    let length = header + ip + packet.length - l4;
+    translatable(frame, packet, true)?;
+    let is_udp = packet.key.protocol == UDP;
+    let at = l4 + if is_udp { 6 } else { 16 };
+    let class = if was_v4 {
+        frame[ip + 1]
+    } else {
+        (number(frame, ip) >> 4) as u8
+    };
+    let mut rest = frame[l4..].to_vec();
+    let old = [endpoint(packet.key.from), endpoint(packet.key.to)].concat();
+    let new = [endpoint(from), endpoint(to)].concat();
+    let sum = match updated(number(frame, at), &old, &new) {
+        0 if is_udp => 0xffff,
+        sum => sum,
+    };
+    put(&mut rest, at - l4, &sum.to_be_bytes());
+    put(&mut rest, 0, &from.port().to_be_bytes());
+    put(&mut rest, 2, &to.port().to_be_bytes());
+    let mut out = vec![0; 12];
+    let ttl = packet.ttl - 1;
+    if was_v4 {
+        out.extend([0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0]);
+        out.extend(((length - header) as u16).to_be_bytes());
+        out.extend([packet.key.protocol, ttl]);
+        out.extend(octets(from.ip()));
+        out.extend(octets(to.ip()));
+    } else {
+        out.extend([0x08, 0x00, 0x45, class]);
+        out.extend((length as u16).to_be_bytes());
+        out.extend([0, 0, 0x40, 0, ttl, packet.key.protocol, 0, 0]);
+        out.extend(octets(from.ip()));
+        out.extend(octets(to.ip()));
+        let sum = updated(0xffff, &[], &out[ip..]);
+        put(&mut out, ip + 10, &sum.to_be_bytes());
+    }
+    out.extend(rest);
+    Ok(out)
 }
 
 /// A refusal as the protocol allows: TCP is answered, unless with RST to RST.

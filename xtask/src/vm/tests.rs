@@ -36,8 +36,9 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Modules behind the labs' interfaces and nft's rules.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "veth",
+    "8021q",
     "bridge",
     "nf_tables",
     "nft_chain_nat",
@@ -65,7 +66,7 @@ pub(super) struct Selection {
 /// another step of lb's (transfers of hundreds of megabytes, a thousand connections); what judges by the clock (a refusal at
 /// once, a port that is used again); and what tests the laboratory itself (`harness`). All of that runs on the machine's own
 /// kernel.
-const END_TO_END: [&str; 11] = [
+const END_TO_END: [&str; 13] = [
     "failover::a_drained_backend_ends_its_downloads_and_takes_no_new_ones",
     "failover::connections_of_a_dead_backend_are_reset_at_their_next_packet",
     "failover::the_passive_backend_serves_and_gives_back",
@@ -76,6 +77,9 @@ const END_TO_END: [&str; 11] = [
     "network::traffic_that_is_not_a_services_reaches_the_kernel",
     "spread::connections_in_parallel_are_shared_exactly",
     "udp::flows_of_a_dead_backend_move",
+    // Kernels without VLAN devices pass these without a word.
+    "vlan::clients_and_servers_may_be_in_vlans_on_one_cable",
+    "vlan::servers_may_be_in_a_providers_vlan",
     "xdp::the_generic_path_serves_when_asked_for",
 ];
 

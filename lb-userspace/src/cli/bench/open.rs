@@ -356,6 +356,7 @@ async fn next_hop(to: SocketAddr, mac: Option<Mac>, interface: &str) -> Result<(
             mtu: link.mtu,
             gateway: None,
             source: ours.next().map(|a| a.address),
+            lower: Vec::new(),
         };
         return Ok((hop, veth));
     }

@@ -11,7 +11,7 @@ use super::{
     pool::unusable_address,
     within,
 };
-use crate::model::{Config, ForwardingMode, FullNat, Service, TunnelSource};
+use crate::model::{Backend, Config, ForwardingMode, FullNat, TunnelSource};
 
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     instance(&config.instance, problems);
@@ -90,6 +90,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     let limits = &config.limits;
     within("limits.flows-ipv4", &limits.flows_ipv4, &bounds::FLOWS, problems);
     within("limits.flows-ipv6", &limits.flows_ipv6, &bounds::FLOWS, problems);
+    within("limits.flows-mixed", &limits.flows_mixed, &bounds::FLOWS, problems);
     let (ipv4, ipv6) = (&limits.half_open_ipv4, &limits.half_open_ipv6);
     within("limits.half-open-ipv4", ipv4, &bounds::FLOWS, problems);
     within("limits.half-open-ipv6", ipv6, &bounds::FLOWS, problems);
@@ -201,29 +202,32 @@ fn first_of(source: &TunnelSource) -> Option<IpAddr> {
     })
 }
 
-/// A list that has addresses, but none of the family of a service; told once, for the first such service.
+/// A list that has addresses, but none of the family of some backends; told once, for the first such service.
 fn missing_family(config: &Config, problems: &mut Vec<Problem>) {
     let addresses = &config.full_nat.source_addresses;
     if addresses.is_empty() || addresses.iter().any(IpAddr::is_unspecified) {
         return;
     }
-    let lacks = |service: &Service| {
-        addresses
-            .iter()
-            .all(|address| address.is_ipv6() != service.id.vip.is_ipv6())
+    let lacks = |backend: &Backend| {
+        let to = backend.address.ip();
+        !to.is_unspecified() && addresses.iter().all(|address| address.is_ipv6() != to.is_ipv6())
     };
-    let mut services = config.services.iter().enumerate();
-    let lacking = services.find(|(_, service)| service.mode == ForwardingMode::FullNat && lacks(service));
-    let Some((index, service)) = lacking else {
+    let services = config.services.iter().enumerate();
+    let mut full_nat = services.filter(|(_, service)| service.mode == ForwardingMode::FullNat);
+    let lacking = full_nat.find_map(|(index, service)| {
+        let place = service.backends.iter().position(lacks)?;
+        Some((index, service, place, service.backends.get(place)?))
+    });
+    let Some((index, service, place, backend)) = lacking else {
         return;
     };
-    let (family, other) = if service.id.vip.is_ipv6() {
+    let (family, other) = if backend.address.is_ipv6() {
         ("IPv6", "IPv4")
     } else {
         ("IPv4", "IPv6")
     };
     let message = format!(
-        "service `{}` is {family}, and the source addresses are all {other}",
+        "service `{}` has {family} backends, and the source addresses are all {other}",
         service.name
     );
     problems.push(
@@ -231,6 +235,6 @@ fn missing_family(config: &Config, problems: &mut Vec<Problem>) {
             .expected(format!(
                 "an {family} address as well, or no list: then the kernel's route decides"
             ))
-            .related(format!("service[{index}].vip"), "this service"),
+            .related(format!("service[{index}].backend[{place}].address"), "this backend"),
     );
 }

@@ -12,7 +12,10 @@ use super::{
     bounds, duplicates, duration_within, flow_timeout, interface_names, within,
 };
 use crate::{
-    model::{Backend, Config, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress, endpoint_name},
+    model::{
+        Backend, Config, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress,
+        endpoint_name,
+    },
     plan::maglev::{DEFAULT_SIZE, is_prime},
 };
 
@@ -98,7 +101,8 @@ fn vip_interface(path: &str, service: &Service, config: &Config, problems: &mut 
     let Some(names) = interface_names(config) else {
         return;
     };
-    if names.contains(name.as_str()) || names.is_empty() {
+    // With VLANs it may be a VLAN device on top of one of them.
+    if names.contains(name.as_str()) || names.is_empty() || config.vlans == Some(true) {
         return;
     }
     let known = config
@@ -301,16 +305,17 @@ fn backend_alone(path: &str, service_path: &str, backend: &Backend, service: &Se
                 .expected("an IPv6 address; an IPv4 VIP may have backends of either family")
                 .related(format!("{service_path}.vip"), "the VIP"),
         );
-    } else if crosses && !service.mode.tunnels() {
+    } else if crosses && !service.mode.tunnels() && service.mode != ForwardingMode::FullNat {
         let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
+        let message = format!(
+            "in mode {} packets stay in their family, and the VIP is {family}",
+            service.mode
+        );
         problems.push(
-            Problem::new(
-                key,
-                format!("not yet supported: an {family} VIP needs {family} backends"),
-            )
-            .value(backend.address)
-            .expected(format!("an {family} address"))
-            .related(format!("{service_path}.vip"), "the VIP"),
+            Problem::new(key, message)
+                .value(backend.address)
+                .expected(format!("an {family} address, or mode = \"full-nat\""))
+                .related(format!("{service_path}.vip"), "the VIP"),
         );
     }
     within(&format!("{path}.weight"), &backend.weight, &bounds::WEIGHT, problems);

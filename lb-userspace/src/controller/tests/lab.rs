@@ -33,6 +33,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct FakeNet {
     pub(super) interfaces: BTreeMap<String, u32>,
+    /// VLAN devices by name, with the one below.
+    pub(super) vlan_devices: BTreeMap<String, String>,
     pub(super) hops: BTreeMap<IpAddr, Result<NextHop, HopError>>,
     /// Who owns addresses that lb must not have.
     pub(super) foreign: Vec<IpAddr>,
@@ -53,12 +55,22 @@ pub(super) fn hop(mac: u8) -> NextHop {
         mtu: 1500,
         gateway: None,
         source: Some(IpAddr::from([10, 0, 1, 254])),
+        lower: Vec::new(),
     }
 }
 
 impl Network for Net {
     fn interfaces(&self) -> BTreeMap<String, u32> {
         self.0.lock().unwrap().interfaces.clone()
+    }
+
+    fn vlan_devices(&self, on: &[String]) -> Vec<String> {
+        let devices = self.0.lock().unwrap().vlan_devices.clone();
+        devices
+            .into_iter()
+            .filter(|(_, lower)| on.contains(lower))
+            .map(|(name, _)| name)
+            .collect()
     }
 
     async fn next_hop(&self, to: IpAddr) -> Result<NextHop, HopError> {
@@ -177,8 +189,10 @@ impl Host {
                 limits: Limits::default(),
                 full_nat: FullNat::default(),
                 tunnel: crate::model::Tunnel::default(),
+                vlans: None,
                 services: services.to_vec(),
             },
+            vlans: true,
             detach_on_exit: false,
             forget_runtime_changes: false,
             slot_pages: 64,

@@ -1,12 +1,13 @@
 use std::{net::IpAddr, time::Duration};
 
+use lb_common::abi::Vlans;
 use tokio::time::sleep;
 
 use super::lab::{Daemon, Host, hop};
 use crate::{
     api::{HealthState, Request},
     controller::{
-        ports::{HopError, NetEvent, NextHop},
+        ports::{HopError, Lower, NetEvent, NextHop},
         testing::{backend, service},
     },
     datapath::Datapath as _,
@@ -199,6 +200,48 @@ async fn a_backend_behind_an_interface_without_the_packet_path_takes_no_flows() 
     };
     daemon.ask(Request::Attach { interface }).await.unwrap();
     assert_eq!(daemon.order(), [1, 2]);
+}
+
+/// A VLAN device's frames leave by the interface below it, which carries the packet path, with the VLAN's tag.
+#[tokio::test(start_paused = true)]
+async fn a_backend_behind_a_vlan_device_is_reached_with_tags_by_the_interface_below() {
+    let (host, daemon) = lab().await;
+    daemon.all_up(&web()).await;
+    let behind = |lower: &[(u32, &str, u16)]| NextHop {
+        ifindex: 7,
+        interface: "vlan10".into(),
+        lower: lower
+            .iter()
+            .map(|(ifindex, name, id)| Lower {
+                ifindex: *ifindex,
+                interface: (*name).into(),
+                vlans: Vlans::NONE.within(0x8100, *id).unwrap(),
+            })
+            .collect(),
+        ..hop(9)
+    };
+    let answer = |lower: &[(u32, &str, u16)]| {
+        let hop = Ok(behind(lower));
+        daemon.net.0.lock().unwrap().hops.insert([10, 0, 1, 1].into(), hop);
+    };
+    answer(&[(1, "eth0", 10)]);
+    daemon.network_event(NetEvent::NextHops).await;
+    assert_eq!(daemon.order(), [1, 2]);
+    let contents = host.datapath.contents().unwrap();
+    let link = contents
+        .backends
+        .values()
+        .find(|b| b.address[0].to_ne_bytes()[3] == 1)
+        .unwrap()
+        .link;
+    assert_eq!((link.ifindex, link.vlans.ids()), (1, [Some(10), None]));
+    assert_eq!(link.local(), lb_common::net::MacAddr::new([2, 0, 0, 0, 0, 1]));
+    // Below it is an interface that lb is not attached to.
+    answer(&[(5, "eth5", 10)]);
+    daemon.network_event(NetEvent::NextHops).await;
+    assert_eq!(daemon.order(), [2]);
+    let why_not = daemon.backend("web1").await.why_not.unwrap();
+    assert!(why_not.contains("`lb attach eth5`"), "{why_not}");
 }
 
 #[tokio::test(start_paused = true)]
