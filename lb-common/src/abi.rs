@@ -15,7 +15,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 7] = [
+pub const STAGES: [&str; 8] = [
     "lb_open",
     "lb_odd",
     "lb_too_big",
@@ -23,6 +23,7 @@ pub const STAGES: [&str; 7] = [
     "lb_take_up",
     "lb_tagged",
     "lb_mixed",
+    "lb_deliver",
 ];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.

@@ -75,6 +75,23 @@ impl Load {
         self.times(other.weight) < other.times(self.weight)
     }
 
+    /// As one number, less than 2^48.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        (self.active as u64) << 16 | self.weight as u64
+    }
+
+    /// From [`Load::to_bits`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self {
+            active: (bits >> 16) as u32,
+            weight: bits as u16,
+        }
+    }
+
     #[inline(always)]
     const fn times(self, weight: u16) -> u64 {
         let weight = if weight == 0 { 1 } else { weight };
@@ -235,6 +252,13 @@ mod tests {
             let quotient = |(active, weight): (u32, u16)| f64::from(active + 1) / f64::from(weight);
             let expected = quotient(a) < quotient(b) && (a.0 + 1) * u32::from(b.1) != (b.0 + 1) * u32::from(a.1);
             prop_assert_eq!(load(a).is_lighter_than(load(b)), expected);
+        }
+
+        #[test]
+        fn a_load_survives_as_bits(active: u32, weight: u16) {
+            let load = Load { active, weight };
+            prop_assert_eq!(Load::from_bits(load.to_bits()), load);
+            prop_assert!(load.to_bits() < 1 << 48);
         }
 
         #[test]

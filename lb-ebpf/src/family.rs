@@ -16,7 +16,7 @@ use lb_common::{
 
 use crate::{
     Exit, encap, flow_table,
-    maps::{self, Flows, Fragments, NewFlow},
+    maps::{self, Flows, Fragments, NewFlow, Pending},
     mixed,
     packet::{Frame, Window},
     parse::{self, Ip},
@@ -79,12 +79,18 @@ pub trait Family: Sized + 'static {
     fn half_open_flows() -> Flows<Self::Addr>;
     /// [`flow_table::claim`], by a name of its own.
     fn claim(now: Tick) -> u32;
+    /// [`flow_table::attempt`], by a name of its own.
+    fn attempt(now: Tick) -> u32;
+    /// [`mixed::attempt`], by a name of its own.
+    fn attempt_mixed(now: Tick) -> u32;
     /// Its packets of flows whose other side is of the other version.
     fn mixed() -> Flows<Self::Addr, <Self::Other as Family>::Addr>;
     /// DSCP and ECN.
     fn class(frame: Frame) -> Option<u8>;
     /// Writes its header into a frame that came with the other version's, behind the Ethernet header.
     fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Self::Addr>) -> Option<()>;
+    /// This CPU's packet on its way to [`Stage::Deliver`](crate::Stage::Deliver).
+    fn pending() -> Option<&'static mut Pending<Self>>;
     /// This CPU's room for a new flow.
     fn new_flow() -> Option<&'static mut NewFlow<Self::Addr>>;
     /// Its services.
@@ -189,6 +195,16 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn attempt(now: Tick) -> u32 {
+        attempt_v4(now.0)
+    }
+
+    #[inline(always)]
+    fn attempt_mixed(now: Tick) -> u32 {
+        attempt_mixed_v4(now.0)
+    }
+
+    #[inline(always)]
     fn mixed() -> Flows<Addr4, Addr6> {
         maps::mixed_v4()
     }
@@ -201,6 +217,11 @@ impl Family for V4 {
     #[inline(always)]
     fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr4>) -> Option<()> {
         mixed::write_ipv4(frame, carried, rewrite)
+    }
+
+    #[inline(always)]
+    fn pending() -> Option<&'static mut Pending<V4>> {
+        maps::pending_v4()
     }
 
     #[inline(always)]
@@ -320,6 +341,16 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn attempt(now: Tick) -> u32 {
+        attempt_v6(now.0)
+    }
+
+    #[inline(always)]
+    fn attempt_mixed(now: Tick) -> u32 {
+        attempt_mixed_v6(now.0)
+    }
+
+    #[inline(always)]
     fn mixed() -> Flows<Addr6, Addr4> {
         maps::mixed_v6()
     }
@@ -332,6 +363,11 @@ impl Family for V6 {
     #[inline(always)]
     fn write_header(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr6>) -> Option<()> {
         mixed::write_ipv6(frame, carried, rewrite)
+    }
+
+    #[inline(always)]
+    fn pending() -> Option<&'static mut Pending<V6>> {
+        maps::pending_v6()
     }
 
     #[inline(always)]
@@ -380,4 +416,32 @@ extern "C" fn claim_v4(now: u32) -> u32 {
 #[inline(never)]
 extern "C" fn claim_v6(now: u32) -> u32 {
     flow_table::claim::<V6>(Tick(now))
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt_v4(now: u32) -> u32 {
+    flow_table::attempt::<V4>(Tick(now))
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt_v6(now: u32) -> u32 {
+    flow_table::attempt::<V6>(Tick(now))
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt_mixed_v4(now: u32) -> u32 {
+    mixed::attempt::<V4>(Tick(now))
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt_mixed_v6(now: u32) -> u32 {
+    mixed::attempt::<V6>(Tick(now))
 }

@@ -324,14 +324,15 @@ pub fn claim<F: Family>(now: Tick) -> u32 {
 }
 
 const CLAIMED: u32 = 0;
-const TUPLE_IN_USE: u32 = 1;
+/// The next attempt may do better.
+pub const TUPLE_IN_USE: u32 = 1;
 const EXHAUSTED: u32 = 2;
 const TABLE_FULL: u32 = 3;
 const BROKEN: u32 = 4;
 
 /// What [`claim`] said.
 #[inline(always)]
-fn claimed(result: u32) -> Result<(), Exit> {
+pub fn claimed(result: u32) -> Result<(), Exit> {
     match result {
         CLAIMED => Ok(()),
         TUPLE_IN_USE => Err(Exit::Reject(DropReason::TupleInUse)),
@@ -353,13 +354,39 @@ fn try_claim<F: Family>(now: Tick) -> Result<(), Exit> {
         };
     }
     for _ in 0..SOURCE_ATTEMPTS {
-        let source = next_source::<F>(backend, new.flow.rewrite.dst_port)?;
-        new.flow.rewrite = Rewrite::new(&new.key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
-        if claim_reply::<F>(now, new)? {
-            return Ok(());
+        match F::attempt(now) {
+            TUPLE_IN_USE => {}
+            result => return claimed(result),
         }
     }
     Err(Exit::Reject(DropReason::SourcePortsExhausted))
+}
+
+/// Tries the next source address and port for the new flow in this CPU's room. As with [`claim`], what came of it is a number,
+/// for [`claimed`]: the verifier is not to go through it once for each turn of the loop.
+#[inline(always)]
+pub fn attempt<F: Family>(now: Tick) -> u32 {
+    attempted(try_source::<F>(now))
+}
+
+/// Whether an attempt was one that counts, as a number for [`claimed`].
+#[inline(always)]
+pub fn attempted(result: Result<bool, Exit>) -> u32 {
+    match result {
+        Ok(true) => CLAIMED,
+        Ok(false) => TUPLE_IN_USE,
+        Err(Exit::Reject(_)) => TABLE_FULL,
+        Err(_) => BROKEN,
+    }
+}
+
+#[inline(always)]
+fn try_source<F: Family>(now: Tick) -> Result<bool, Exit> {
+    let new = F::new_flow().ok_or(INTERNAL)?;
+    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
+    let source = next_source::<F>(backend, new.flow.rewrite.dst_port)?;
+    new.flow.rewrite = Rewrite::new(&new.key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
+    claim_reply::<F>(now, new)
 }
 
 /// The next source address and port in turn, so that a port rests as long as possible before it is used again.
@@ -413,7 +440,7 @@ fn settle<F: Family>(key: &Key<F>, mode: Mode, now: Tick, new: &mut NewFlow<F::A
             if mode.sees_replies() && other.rewrite.reply_key(key.protocol()) != new.reply_key {
                 F::half_open_flows().remove(&new.reply_key);
             }
-            new.flow = *other;
+            maps::copy_flow(other, &mut new.flow);
             return Ok(());
         }
         if other.phase != Phase::CLOSING {

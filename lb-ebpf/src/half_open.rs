@@ -58,7 +58,7 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         return Ok(whole.then_some((flow, backend)));
     }
     let new = F::new_flow().ok_or(INTERNAL)?;
-    new.flow = *flow;
+    maps::copy_flow(flow, &mut new.flow);
     new.flow.phase = after.phase;
     new.flow.expires = now.plus(timeout);
     new.flow.client = client;

@@ -4,6 +4,7 @@ use lb_common::{
     abi::{FlowKey, VipFlags},
     checksum::Delta,
     flow::{Direction, TcpFlags},
+    fragment::Piece,
     icmp::{self, HEADER, Message},
     net::{Address, TCP, UDP},
     reason::{DropReason, PassReason},
@@ -71,6 +72,7 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     let key = FlowKey::new((quote.dst, dst_port), (quote.src, src_port), quote.protocol);
     let flow = flow_table::peek::<F>(&key, kernel::now()).ok_or(NO_FLOW)?;
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
+    let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !backend.mode.sees_replies() {
         // The backend sent what is quoted as it stands there: the error reaches it as the flow's packets do.
         let packet = Packet::<F> {
@@ -80,9 +82,8 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
             length: ip.length,
             l4: ip.l4,
         };
-        return pipeline::deliver::<F>(frame, &packet, flow, backend);
+        return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
-    let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);
     translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer)?;
     F::rewrite(frame, &outer, link).ok_or(INTERNAL)?;

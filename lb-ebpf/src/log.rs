@@ -1,28 +1,29 @@
 //! Messages for `lb run --datapath-log LEVEL`. The level is a read-only global, so that the verifier removes what is off.
 
 use aya_log_ebpf::{debug, info, trace};
-use lb_common::reason::{DropReason, PassReason};
+
+use lb_common::reason::PassReason;
 
 use crate::{family::Family, packet::Frame};
 
-/// A packet was handed to the kernel.
+/// A packet was handed to the kernel, for the reason with this counter.
 #[inline(never)]
-pub fn passed(frame: Frame, reason: PassReason) {
+pub fn passed(frame: Frame, counter: u32) {
     trace!(
         &frame.context(),
         "passed: reason {} on interface {}",
-        reason as u32,
+        counter,
         frame.ifindex()
     );
 }
 
-/// A packet was dropped or rejected.
+/// A packet was dropped or rejected, for the reason with this counter.
 #[inline(never)]
-pub fn dropped(frame: Frame, reason: DropReason) {
+pub fn dropped(frame: Frame, counter: u32) {
     debug!(
         &frame.context(),
         "dropped: reason {} on interface {}",
-        reason as u32,
+        counter.wrapping_sub(PassReason::COUNT),
         frame.ifindex()
     );
 }

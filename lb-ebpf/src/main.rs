@@ -33,7 +33,11 @@ mod unstored;
 mod vlan;
 mod word;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    macros::xdp,
+    programs::XdpContext,
+};
 use lb_common::reason::{DropReason, PassReason};
 
 use crate::packet::Frame;
@@ -57,6 +61,8 @@ enum Stage {
     Tagged,
     /// For flows between IPv4 and IPv6.
     Mixed,
+    /// For packets whose flow another stage found or made.
+    Deliver,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -154,6 +160,13 @@ pub fn lb_mixed(ctx: XdpContext) -> u32 {
     leave(frame, pipeline::mixed(frame))
 }
 
+/// [`Stage::Deliver`].
+#[xdp(frags)]
+pub fn lb_deliver(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::delivery(frame))
+}
+
 /// From how a packet leaves to what XDP does with it.
 #[inline(always)]
 fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
@@ -174,13 +187,7 @@ fn leave(frame: Frame, result: Result<Sent, Exit>) -> u32 {
         }
         Err(Exit::Pass(reason)) => pass(frame, reason),
         Err(Exit::Drop(reason)) => drop(frame, reason),
-        Err(Exit::Reject(reason)) => match reset::answer(frame).and_then(|()| vlan::restore(frame)) {
-            Some(()) => {
-                drop(frame, reason);
-                back(frame)
-            }
-            None => drop(frame, reason),
-        },
+        Err(Exit::Reject(reason)) => reject(frame, reason),
     }
 }
 
@@ -205,21 +212,55 @@ fn redirect(frame: Frame, ifindex: u32) -> u32 {
     maps::redirect(ifindex).unwrap_or_else(|| drop(frame, DropReason::InterfaceGone))
 }
 
+// What follows has global names: the verifier goes through such a function once, for any reason (as its counter), and not once for
+// each state that a packet may leave a program in.
+
 #[inline(always)]
 fn pass(frame: Frame, reason: PassReason) -> u32 {
-    if vlan::restore(frame).is_none() {
-        return drop(frame, DropReason::NoHeadroom);
-    }
-    stats::count_reason(reason.counter());
-    log::passed(frame, reason);
-    xdp_action::XDP_PASS
+    pass_on(frame.pointer(), frame.may_have_tags().into(), reason.counter())
 }
 
 #[inline(always)]
 fn drop(frame: Frame, reason: DropReason) -> u32 {
-    stats::count_reason(reason.counter());
-    log::dropped(frame, reason);
+    drop_for(frame.pointer(), reason.counter())
+}
+
+#[inline(always)]
+fn reject(frame: Frame, reason: DropReason) -> u32 {
+    reject_for(frame.pointer(), frame.may_have_tags().into(), reason.counter())
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pass_on(ctx: *mut xdp_md, tagged: u32, counter: u32) -> u32 {
+    let frame = Frame::from_pointer(ctx, tagged != 0);
+    if vlan::restore(frame).is_none() {
+        return drop_for(ctx, DropReason::NoHeadroom.counter());
+    }
+    stats::count_reason(counter);
+    log::passed(frame, counter);
+    xdp_action::XDP_PASS
+}
+
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn drop_for(ctx: *mut xdp_md, counter: u32) -> u32 {
+    stats::count_reason(counter);
+    log::dropped(Frame::from_pointer(ctx, false), counter);
     xdp_action::XDP_DROP
+}
+
+/// Nowhere, and the sender of a TCP segment is told by RST.
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reject_for(ctx: *mut xdp_md, tagged: u32, counter: u32) -> u32 {
+    let frame = Frame::from_pointer(ctx, tagged != 0);
+    let answered = reset::answer(frame).and_then(|()| vlan::restore(frame));
+    let dropped = drop_for(ctx, counter);
+    if answered.is_some() { back(frame) } else { dropped }
 }
 
 #[cfg(not(test))]

@@ -11,13 +11,20 @@ use lb_common::{
         Active, Affinity, AffinityKey, Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey,
         FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
+    fragment::Piece,
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
     vlan::Tags,
 };
 
-use crate::{Stage, features, kernel, packet::Frame};
+use crate::{
+    Stage,
+    family::{Family, V4, V6},
+    features, kernel,
+    packet::Frame,
+    parse::Packet,
+};
 
 // The loader sets the sizes that the configuration asks for; those below are placeholders.
 
@@ -114,6 +121,47 @@ static ICMP_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
 // Where numbers are laid down for a moment, see [`Forget`].
 #[map]
 static FORGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+// Packets on their way to the program that delivers them. Not pinned either.
+#[map]
+static PENDING_V4: PerCpuArray<Pending<V4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PENDING_V6: PerCpuArray<Pending<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// A packet that was read, and the flow that it is of. What the next program knows of these numbers is nothing but their size,
+/// so that one verification serves all that come to it.
+pub struct Pending<F: Family> {
+    pub packet: Packet<F>,
+    pub piece: Piece,
+    pub flow: Flow<F::Addr>,
+}
+
+/// Copies a flow word by word. For all the compiler knows, two entries may be the same one, and what it would call for that goes
+/// byte by byte.
+#[inline(always)]
+pub fn copy_flow<A>(from: &Flow<A>, to: &mut Flow<A>) {
+    const { assert!(size_of::<Flow<A>>().is_multiple_of(4) && align_of::<Flow<A>>() == 4) };
+    let (from, to) = ((&raw const *from).cast::<u32>(), (&raw mut *to).cast::<u32>());
+    for word in 0..size_of::<Flow<A>>() / 4 {
+        // SAFETY: both are flows, which consist of aligned words and have no padding.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+    }
+}
+
+/// This CPU's pending IPv4 packet.
+#[inline(always)]
+pub fn pending_v4() -> Option<&'static mut Pending<V4>> {
+    // SAFETY: a per-CPU value that only the packet at hand uses; programs on one CPU do not interrupt each other. All zeroes,
+    // as it begins, is a value.
+    PENDING_V4.get_ptr_mut(0).map(|pending| unsafe { &mut *pending })
+}
+
+/// This CPU's pending IPv6 packet.
+#[inline(always)]
+pub fn pending_v6() -> Option<&'static mut Pending<V6>> {
+    // SAFETY: as above.
+    PENDING_V6.get_ptr_mut(0).map(|pending| unsafe { &mut *pending })
+}
 
 /// The two entries of a flow that is being opened.
 #[repr(C)]

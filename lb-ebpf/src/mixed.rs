@@ -220,20 +220,41 @@ fn open<F: Family>(
 /// Picks a source port, and makes the entry of the replies.
 #[inline(always)]
 fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlow<OtherAddr<F>>) -> Result<(), Exit> {
-    let port = flow_table::port_of(backend, key.dst_port);
-    let to = (OtherAddr::<F>::from_any(backend.address), port);
+    F::new_flow().ok_or(INTERNAL)?.key = *key;
+    new.flow.rewrite.dst = OtherAddr::<F>::from_any(backend.address);
+    new.flow.rewrite.dst_port = flow_table::port_of(backend, key.dst_port);
     for _ in 0..SOURCE_ATTEMPTS {
-        let source = flow_table::next_source::<Other<F>>(backend, port)?;
-        new.flow.rewrite = Rewrite::new(key, source, to);
-        new.reply_key = new.flow.rewrite.reply_key(key.protocol());
-        if claim_reply::<F>(key, &new.reply_key, &new.flow, now)? {
-            if !is_taken::<Other<F>>(&new.reply_key, now) {
-                return Ok(());
-            }
-            Other::<F>::mixed().remove(&new.reply_key);
+        match F::attempt_mixed(now) {
+            flow_table::TUPLE_IN_USE => {}
+            result => return flow_table::claimed(result),
         }
     }
     Err(Exit::Reject(DropReason::SourcePortsExhausted))
+}
+
+/// As [`flow_table::attempt`]. The client's key is in the room of its family, the flow in that of the other.
+#[inline(always)]
+pub fn attempt<F: Family>(now: Tick) -> u32 {
+    flow_table::attempted(try_source::<F>(now))
+}
+
+#[inline(always)]
+fn try_source<F: Family>(now: Tick) -> Result<bool, Exit> {
+    let key = F::new_flow().ok_or(INTERNAL)?.key;
+    let new = Other::<F>::new_flow().ok_or(INTERNAL)?;
+    let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
+    let to = (new.flow.rewrite.dst, new.flow.rewrite.dst_port);
+    let source = flow_table::next_source::<Other<F>>(backend, to.1)?;
+    new.flow.rewrite = Rewrite::new(&key, source, to);
+    new.reply_key = new.flow.rewrite.reply_key(key.protocol());
+    if !claim_reply::<F>(&key, &new.reply_key, &new.flow, now)? {
+        return Ok(false);
+    }
+    if is_taken::<Other<F>>(&new.reply_key, now) {
+        Other::<F>::mixed().remove(&new.reply_key);
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Whether a flow within the family has the key.
@@ -280,7 +301,7 @@ fn settle<F: Family>(key: &Key<F>, now: Tick, new: &mut NewFlow<OtherAddr<F>>) -
     if let Some(other) = F::mixed().get(key) {
         if !other.expires.passed(now) {
             Other::<F>::mixed().remove(&new.reply_key);
-            new.flow = *other;
+            maps::copy_flow(other, &mut new.flow);
             return Ok(());
         }
         if other.phase != Phase::CLOSING {

@@ -2,7 +2,7 @@
 
 use lb_common::{
     abi::{Backend, Datagram, Flow, FlowKey, FragmentKey},
-    flow::{TcpFlags, Tick},
+    flow::TcpFlags,
     fragment::{self, Piece},
     net::{Address, Be16, TCP, UDP},
     reason::{DropReason, PassReason},
@@ -16,7 +16,7 @@ use crate::{
     flow_table, icmp, kernel, maps,
     packet::{Frame, Window},
     parse::{self, Ip, Packet},
-    pipeline, rewrite, service,
+    pipeline, service,
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
@@ -73,26 +73,22 @@ fn packet<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         Ok(packet) => packet,
         Err(exit) => return Err(tiny::<F>(frame, ip).unwrap_or(exit)),
     };
-    let now = kernel::now();
-    let found = flow_table::find::<F>(frame, &packet, now)?;
-    let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
-    if ip.piece.is_fragment() {
-        return begin::<F>(frame, &packet, &ip.piece, now, flow, backend);
-    }
-    pipeline::deliver::<F>(frame, &packet, flow, backend)
+    let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
+    let (flow, _) = found.ok_or(Exit::Divert(Stage::Open))?;
+    pipeline::send_on::<F>(packet, ip.piece, flow)
 }
 
-/// The first fragment has the ports, and is remembered for the others.
+/// The first fragment has the ports, and is remembered for the others. Where the identification is changed, that comes before the
+/// rest of the rewrite.
 #[inline(always)]
 pub fn begin<F: Family>(
     frame: Frame,
     packet: &Packet<F>,
     piece: &Piece,
-    now: Tick,
     flow: &Flow<F::Addr>,
     backend: &Backend,
-) -> Result<Sent, Exit> {
-    let link = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
+) -> Result<(), Exit> {
+    let _link = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
     let id = if backend.mode.sees_replies() {
         next_id(flow.rewrite.dst).ok_or(INTERNAL)?
     } else {
@@ -103,16 +99,14 @@ pub fn begin<F: Family>(
         dst_port: packet.key.dst_port,
         next: (ETHERNET as u32 + packet.length).saturating_sub(packet.l4 as u32),
         id,
-        expires: now.plus(fragment::LIFETIME),
+        expires: kernel::now().plus(fragment::LIFETIME),
     };
     let key = FragmentKey::new(packet.key.src, packet.key.dst, piece.id, packet.key.protocol());
     F::fragments().set(&key, &datagram).ok_or(INTERNAL)?;
-    if !backend.mode.sees_replies() {
-        return pipeline::deliver::<F>(frame, packet, flow, backend);
+    if backend.mode.sees_replies() {
+        F::identify(frame, piece, id).ok_or(INTERNAL)?;
     }
-    rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?;
-    F::identify(frame, piece, id).ok_or(INTERNAL)?;
-    pipeline::sent(frame, packet.length, flow, link)
+    Ok(())
 }
 
 /// A later fragment has no ports: those of the first are its own. Only its IP header is rewritten.
@@ -144,7 +138,7 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         return Err(Exit::Drop(DropReason::FragmentOverlap));
     }
     if !backend.mode.sees_replies() {
-        return pipeline::deliver::<F>(frame, &packet, flow, backend);
+        return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
     let id = datagram.id;
     F::rewrite(frame, &flow.rewrite, link).ok_or(INTERNAL)?;

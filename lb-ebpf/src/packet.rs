@@ -63,6 +63,18 @@ impl Frame {
         self.tagged
     }
 
+    /// The frame of a function that the kernel verifies by itself, which takes nothing but numbers and the context.
+    #[inline(always)]
+    pub const fn from_pointer(ctx: *mut xdp_md, tagged: bool) -> Self {
+        Self { ctx, tagged }
+    }
+
+    /// The context, for such a function.
+    #[inline(always)]
+    pub const fn pointer(self) -> *mut xdp_md {
+        self.ctx
+    }
+
     /// The context, for the logger.
     #[inline(always)]
     pub const fn context(self) -> XdpContext {

@@ -59,6 +59,23 @@ pub struct Packet<F: Family> {
     pub l4: usize,
 }
 
+/// What was read of a packet, after it lay in memory: the verifier is to see again that the headers are in reach.
+#[inline(always)]
+pub fn again<F: Family>(packet: &Packet<F>, piece: &Piece) -> (Packet<F>, Piece) {
+    let packet = Packet {
+        key: packet.key,
+        flags: packet.flags,
+        ttl: packet.ttl,
+        length: packet.length,
+        l4: packet.l4 & MAX_HEADERS,
+    };
+    let piece = Piece {
+        header: piece.header & MAX_HEADERS,
+        ..*piece
+    };
+    (packet, piece)
+}
+
 const MALFORMED: Exit = Exit::Pass(PassReason::Malformed);
 
 /// What the frame carries.

@@ -4,6 +4,7 @@ use lb_common::{
     abi::{Backend, Flow, Link, Mode},
     encap::inner_mtu,
     flow::{Direction, Tick},
+    fragment::Piece,
     net::TCP,
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
@@ -49,21 +50,7 @@ fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
 /// A packet of no established flow belongs to a half-open one, or may open one, if it is a service's.
 #[inline(always)]
 pub fn open(frame: Frame) -> Result<Sent, Exit> {
-    match parse::ethertype(frame)? {
-        EtherType::Ipv4 => open_ipv4(frame),
-        EtherType::Ipv6 => open_ipv6(frame),
-        _ => Err(Exit::Pass(PassReason::NotIp)),
-    }
-}
-
-#[inline(never)]
-fn open_ipv4(frame: Frame) -> Result<Sent, Exit> {
-    opening::<V4>(frame)
-}
-
-#[inline(never)]
-fn open_ipv6(frame: Frame) -> Result<Sent, Exit> {
-    opening::<V6>(frame)
+    by_version(frame, opening::<V4>, opening::<V6>)
 }
 
 #[inline(always)]
@@ -71,14 +58,11 @@ fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
     let now = kernel::now();
     mixed::divert_known::<F>(&packet, now)?;
-    let Some((flow, backend)) = known::<F>(frame, &packet, now)? else {
+    let Some((flow, _)) = known::<F>(frame, &packet, now)? else {
         let opens = packet.key.protocol() != TCP || packet.flags.opens();
         return Err(Exit::Divert(if opens { Stage::New } else { Stage::TakeUp }));
     };
-    if piece.is_fragment() {
-        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
-    }
-    deliver::<F>(frame, &packet, flow, backend)
+    send_on::<F>(packet, piece, flow)
 }
 
 /// The half-open flow of a packet; or the established one, if another CPU made it so since the entry looked.
@@ -93,32 +77,14 @@ fn known<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Optio
 /// A packet of no flow may open one, if it is a service's.
 #[inline(always)]
 pub fn new(frame: Frame) -> Result<Sent, Exit> {
-    match parse::ethertype(frame)? {
-        EtherType::Ipv4 => new_ipv4(frame),
-        EtherType::Ipv6 => new_ipv6(frame),
-        _ => Err(Exit::Pass(PassReason::NotIp)),
-    }
-}
-
-#[inline(never)]
-fn new_ipv4(frame: Frame) -> Result<Sent, Exit> {
-    beginning::<V4>(frame)
-}
-
-#[inline(never)]
-fn new_ipv6(frame: Frame) -> Result<Sent, Exit> {
-    beginning::<V6>(frame)
+    by_version(frame, beginning::<V4>, beginning::<V6>)
 }
 
 #[inline(always)]
 fn beginning<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
-    let now = kernel::now();
-    let (flow, backend) = new_flow::<F>(frame, &packet, now)?;
-    if piece.is_fragment() {
-        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
-    }
-    deliver::<F>(frame, &packet, flow, backend)
+    let (flow, _) = new_flow::<F>(frame, &packet, kernel::now())?;
+    send_on::<F>(packet, piece, flow)
 }
 
 #[inline(always)]
@@ -139,32 +105,14 @@ fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
 /// A packet in the middle of a connection goes on where a table of hashes says that it was sent to before.
 #[inline(always)]
 pub fn take_up(frame: Frame) -> Result<Sent, Exit> {
-    match parse::ethertype(frame)? {
-        EtherType::Ipv4 => take_up_ipv4(frame),
-        EtherType::Ipv6 => take_up_ipv6(frame),
-        _ => Err(Exit::Pass(PassReason::NotIp)),
-    }
-}
-
-#[inline(never)]
-fn take_up_ipv4(frame: Frame) -> Result<Sent, Exit> {
-    taking_up::<V4>(frame)
-}
-
-#[inline(never)]
-fn take_up_ipv6(frame: Frame) -> Result<Sent, Exit> {
-    taking_up::<V6>(frame)
+    by_version(frame, taking_up::<V4>, taking_up::<V6>)
 }
 
 #[inline(always)]
 fn taking_up<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
-    let now = kernel::now();
-    let (flow, backend) = taken_up::<F>(frame, &packet, now)?;
-    if piece.is_fragment() {
-        return odd::begin::<F>(frame, &packet, &piece, now, flow, backend);
-    }
-    deliver::<F>(frame, &packet, flow, backend)
+    let (flow, _) = taken_up::<F>(frame, &packet, kernel::now())?;
+    send_on::<F>(packet, piece, flow)
 }
 
 #[inline(always)]
@@ -203,21 +151,7 @@ fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Resul
 /// A flow whose client and backend are of different families.
 #[inline(always)]
 pub fn mixed(frame: Frame) -> Result<Sent, Exit> {
-    match parse::ethertype(frame)? {
-        EtherType::Ipv4 => mixed_ipv4(frame),
-        EtherType::Ipv6 => mixed_ipv6(frame),
-        _ => Err(Exit::Pass(PassReason::NotIp)),
-    }
-}
-
-#[inline(never)]
-fn mixed_ipv4(frame: Frame) -> Result<Sent, Exit> {
-    between_families::<V4>(frame)
-}
-
-#[inline(never)]
-fn mixed_ipv6(frame: Frame) -> Result<Sent, Exit> {
-    between_families::<V6>(frame)
+    by_version(frame, between_families::<V4>, between_families::<V6>)
 }
 
 #[inline(always)]
@@ -233,11 +167,54 @@ fn between_families<F: Family>(frame: Frame) -> Result<Sent, Exit> {
 /// What is not a plain packet.
 #[inline(always)]
 pub fn odd(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, odd::forward::<V4>, odd::forward::<V6>)
+}
+
+/// A stage for the packet's IP version, in a function of its own: addresses of both would not fit one stack frame.
+#[inline(always)]
+fn by_version(
+    frame: Frame,
+    ipv4: impl FnOnce(Frame) -> Result<Sent, Exit>,
+    ipv6: impl FnOnce(Frame) -> Result<Sent, Exit>,
+) -> Result<Sent, Exit> {
     match parse::ethertype(frame)? {
-        EtherType::Ipv4 => odd::forward::<V4>(frame),
-        EtherType::Ipv6 => odd::forward::<V6>(frame),
+        EtherType::Ipv4 => apart(frame, ipv4),
+        EtherType::Ipv6 => apart(frame, ipv6),
         _ => Err(Exit::Pass(PassReason::NotIp)),
     }
+}
+
+#[inline(never)]
+fn apart(frame: Frame, stage: impl FnOnce(Frame) -> Result<Sent, Exit>) -> Result<Sent, Exit> {
+    stage(frame)
+}
+
+/// A packet whose flow was found or made is another program's: this one has enough to do.
+#[inline(always)]
+pub fn send_on<F: Family>(packet: Packet<F>, piece: Piece, flow: &Flow<F::Addr>) -> Result<Sent, Exit> {
+    let pending = F::pending().ok_or(Exit::Drop(DropReason::Internal))?;
+    maps::copy_flow(flow, &mut pending.flow);
+    pending.packet = packet;
+    pending.piece = piece;
+    Err(Exit::Divert(Stage::Deliver))
+}
+
+/// The packet that another program left.
+#[inline(always)]
+pub fn delivery(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, delivering::<V4>, delivering::<V6>)
+}
+
+#[inline(always)]
+fn delivering<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+    const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
+    let pending = F::pending().ok_or(INTERNAL)?;
+    let (packet, piece) = parse::again(&pending.packet, &pending.piece);
+    let backend = maps::backend(pending.flow.backend).ok_or(INTERNAL)?;
+    if piece.is_fragment() {
+        odd::begin::<F>(frame, &packet, &piece, &pending.flow, backend)?;
+    }
+    deliver::<F>(frame, &packet, &pending.flow, backend)
 }
 
 /// Rewrites or wraps the packet as its flow and its backend's mode say, and sends it on.

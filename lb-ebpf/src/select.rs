@@ -15,7 +15,7 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 /// In place of an index: every backend that was looked at is full.
 const NOBODY: u32 = u32::MAX - 1;
 
-/// In place of an index: the slot is not there. No backend has it, and the packet is dropped for that.
+/// In place of an index or a slot: it is not there. No backend has it, and the packet is dropped for that.
 const NOWHERE: u32 = u32::MAX;
 
 /// The index of the backend for a packet that opens a flow: the one that its client stays with, else the one that the
@@ -137,8 +137,8 @@ extern "C" fn with_room(rotation: u64, start: u64) -> u32 {
 #[inline(always)]
 fn first(rotation: Rotation, slot: u32) -> u32 {
     for step in 0..ATTEMPTS {
-        let (index, backend) = at(rotation, slot, step);
-        if !backend.is_some_and(|backend| is_full(index, backend)) {
+        let index = unless_full(rotation.0, schedule::behind(slot, step, rotation.len()));
+        if index != NOBODY {
             return index;
         }
     }
@@ -149,40 +149,31 @@ fn first(rotation: Rotation, slot: u32) -> u32 {
 #[inline(always)]
 fn lightest(rotation: Rotation, ticket: u64) -> u32 {
     let turn = schedule::round_robin(ticket, rotation.len());
-    let (mut best, mut least) = (NOBODY, HEAVIEST);
+    let (mut best, mut least) = (NOWHERE, HEAVIEST);
     for step in 0..COMPARED {
         if step >= rotation.len() {
             break;
         }
-        let (index, backend) = at(rotation, turn, step);
-        if let Some(backend) = backend
-            && !is_full(index, backend)
-        {
-            let load = load(index, backend);
-            if load.is_lighter_than(least) {
-                (best, least) = (index, load);
-            }
+        let slot = schedule::behind(turn, step, rotation.len());
+        let load = load(rotation.0, slot);
+        if load != FULL && Load::from_bits(load).is_lighter_than(least) {
+            (best, least) = (slot, Load::from_bits(load));
         }
     }
-    best
+    at(rotation, best)
 }
 
 /// The one of two slots with the fewer flows for its weight.
 #[inline(always)]
 fn lighter(rotation: Rotation, one: u32, other: u32) -> u32 {
-    let (mut best, mut least) = (NOBODY, HEAVIEST);
-    for slot in [one, other] {
-        let (index, backend) = at(rotation, slot, 0);
-        if let Some(backend) = backend
-            && !is_full(index, backend)
-        {
-            let load = load(index, backend);
-            if load.is_lighter_than(least) {
-                (best, least) = (index, load);
-            }
-        }
+    let [first, second] = [one, other].map(|slot| load(rotation.0, slot));
+    match (first, second) {
+        (FULL, FULL) => NOBODY,
+        (_, FULL) => at(rotation, one),
+        (FULL, _) => at(rotation, other),
+        _ if Load::from_bits(second).is_lighter_than(Load::from_bits(first)) => at(rotation, other),
+        _ => at(rotation, one),
     }
-    best
 }
 
 /// More than any backend bears.
@@ -191,28 +182,51 @@ const HEAVIEST: Load = Load {
     weight: 1,
 };
 
-/// The backend so many steps behind a slot.
-#[inline(always)]
-fn at(rotation: Rotation, slot: u32, step: u32) -> (u32, Option<&'static Backend>) {
-    let slot = schedule::behind(slot, step, rotation.len());
-    match maps::slot(rotation.base() + slot) {
-        Some(index) => (index, maps::backend(index)),
-        None => (NOWHERE, None),
+/// In place of a load: the backend is full, or not there.
+const FULL: u64 = u64::MAX;
+
+// What loops ask of a slot has global names too: its cases would be gone through once for each turn of a loop.
+
+/// The backend in a slot; [`NOBODY`] if it is full.
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unless_full(rotation: u64, slot: u32) -> u32 {
+    let index = at(Rotation(rotation), slot);
+    match maps::backend(index) {
+        Some(backend) if is_full(index, backend) => NOBODY,
+        _ => index,
     }
+}
+
+/// What the backend in a slot has to do, as bits; [`FULL`] if it may not have more.
+#[expect(unsafe_code, reason = "its name is one of its own")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn load(rotation: u64, slot: u32) -> u64 {
+    let index = at(Rotation(rotation), slot);
+    match maps::backend(index) {
+        Some(backend) if !is_full(index, backend) => {
+            let (active, weight) = (maps::active(index), backend.weight);
+            Load { active, weight }.to_bits()
+        }
+        _ => FULL,
+    }
+}
+
+/// The index in a slot; [`NOBODY`] in that which is [`NOWHERE`].
+#[inline(always)]
+fn at(rotation: Rotation, slot: u32) -> u32 {
+    if slot == NOWHERE {
+        return NOBODY;
+    }
+    maps::slot(rotation.base() + slot).unwrap_or(NOWHERE)
 }
 
 /// Whether a backend has as many flows as it may. CPUs that ask at the same moment may each add one.
 #[inline(always)]
 pub fn is_full(index: u32, backend: &Backend) -> bool {
     backend.limit > 0 && maps::active(index) >= backend.limit
-}
-
-#[inline(always)]
-fn load(index: u32, backend: &Backend) -> Load {
-    Load {
-        active: maps::active(index),
-        weight: backend.weight,
-    }
 }
 
 /// The index of the backend that the packet alone gives, for as long as the schedule does not change: by the rule where that

@@ -43,4 +43,5 @@ mod schedulers;
 mod service;
 mod tunnels;
 mod twins;
+mod verification;
 mod vlan;

@@ -85,7 +85,7 @@ const END_TO_END: [&str; 13] = [
 
 /// Rows that go through every program of the packet path and every way out of it: an emulated CPU takes five seconds to load the
 /// programs, which each row does. The others run on the machine's own kernel.
-const ROWS: [&str; 38] = [
+const ROWS: [&str; 43] = [
     "admission::each_datagram_is_scheduled_by_itself",
     "admission::full_backends_are_passed_over",
     "adoption::the_packet_path_loads_and_works_at_every_log_level",
@@ -112,6 +112,9 @@ const ROWS: [&str; 38] = [
     "lifetime::a_connection_opens_and_closes",
     "links::replies_follow_the_clients_mac_address",
     "many_ports::a_service_on_all_ports_takes_those_that_no_other_has",
+    "mixed::requests_and_replies_get_the_other_familys_header",
+    "mixed_admission::each_datagram_is_scheduled_by_itself",
+    "mixed_admission::every_rule_minds_the_limits_of_both_families",
     "model::a_million_random_packets_fare_as_in_the_model",
     "one_way::the_client_alone_opens_and_closes",
     "ports::every_source_address_and_port_is_used_before_any_is_used_again",
@@ -124,6 +127,8 @@ const ROWS: [&str; 38] = [
     "tunnels::the_outer_source_varies_by_flow_and_is_steady_within_one",
     "tunnels::what_is_inside_is_the_clients_packet",
     "twins::a_lost_entry_is_restored_when_a_refresh_is_due",
+    "verification::the_programs_are_far_from_the_verifiers_limit",
+    "vlan::requests_get_the_tags_of_the_servers_and_replies_those_of_the_client",
 ];
 
 /// What runs, the longest first.
