@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::{
-    flow::{Direction, Phase, Tick, Timeouts},
+    flow::{Direction, Phase, Tick, Timeouts, refresh_step},
     net::{AnyAddr, Be16, MacAddr},
     rewrite::Rewrite,
 };
@@ -94,9 +94,20 @@ pub struct Flow<A> {
     pub alone: u8,
     /// Zero. With the kernel's 48 bytes before the key, an IPv4 entry fills two cache lines and so shares none: at 100,000
     /// flows that saves a tenth of a packet's time.
-    pub pad: [u8; 9],
+    pub pad: [u8; 5],
+    /// From when on a packet moves the expiry on; of no use while the flow is half-open.
+    pub refresh: Tick,
     /// While the flow opens, see [`crate::flow::Opening::answer`].
     pub answer: u32,
+}
+
+impl<A> Flow<A> {
+    /// A packet came that keeps it alive for a timeout in ticks.
+    #[inline(always)]
+    pub const fn extend(&mut self, now: Tick, timeout: u32) {
+        self.expires = now.plus(timeout);
+        self.refresh = now.plus(refresh_step(timeout));
+    }
 }
 
 /// A neighbour and how to reach it.
@@ -126,24 +137,6 @@ impl Link {
             u32::from_ne_bytes([a, b, c, d]),
             u32::from_ne_bytes([e, f, g, h]),
             u32::from_ne_bytes([i, j, k, l]),
-        ];
-        Self {
-            addresses,
-            ifindex,
-            vlans: Vlans(0),
-        }
-    }
-
-    /// The way back of a frame that begins with these twelve bytes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn back(frame: [u32; 3], ifindex: u32) -> Self {
-        let [x, y, z] = frame;
-        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (x.to_ne_bytes(), y.to_ne_bytes(), z.to_ne_bytes());
-        let addresses = [
-            u32::from_ne_bytes([g, h, i, j]),
-            u32::from_ne_bytes([k, l, a, b]),
-            u32::from_ne_bytes([c, d, e, f]),
         ];
         Self {
             addresses,
@@ -731,7 +724,6 @@ mod tests {
         let (remote, local) = (MacAddr::new([1, 2, 3, 4, 5, 6]), MacAddr::new([7, 8, 9, 10, 11, 12]));
         let link = Link::new(remote, local, 3);
         assert_eq!((link.remote(), link.local()), (remote, local));
-        assert_eq!(Link::back(link.addresses, 3), Link::new(local, remote, 3));
     }
 
     #[test]

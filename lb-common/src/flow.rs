@@ -322,16 +322,23 @@ impl Timeouts {
 /// An entry is not refreshed more often than this: about four seconds.
 const REFRESH_AT_MOST_EVERY: u32 = 4096;
 
-/// Whether a packet at `now` should move the expiry of a flow on: when an eighth of the timeout or four seconds have
-/// gone by since the last time, so that most packets write nothing.
+/// How long a packet leaves the expiry of a flow as it is, after one that moved it: an eighth of the timeout or four seconds,
+/// so that most packets write nothing.
 #[inline(always)]
 #[must_use]
-pub const fn refresh_due(expires: Tick, now: Tick, timeout: u32) -> bool {
-    let step = if timeout >> 3 < REFRESH_AT_MOST_EVERY {
+pub const fn refresh_step(timeout: u32) -> u32 {
+    if timeout >> 3 < REFRESH_AT_MOST_EVERY {
         timeout >> 3
     } else {
         REFRESH_AT_MOST_EVERY
-    };
+    }
+}
+
+/// Whether a packet at `now` should move the expiry of a flow on.
+#[inline(always)]
+#[must_use]
+pub const fn refresh_due(expires: Tick, now: Tick, timeout: u32) -> bool {
+    let step = refresh_step(timeout);
     let remaining = expires.remaining(now).cast_unsigned();
     remaining > timeout || timeout - remaining >= step
 }

@@ -5,6 +5,28 @@ use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+/// The 32-bit word of two 16-bit ones that follow each other in memory.
+#[inline(always)]
+#[must_use]
+pub const fn join(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") {
+        (first as u32) | (second as u32) << 16
+    } else {
+        (first as u32) << 16 | (second as u32)
+    }
+}
+
+/// The two that [`join`] joined.
+#[inline(always)]
+#[must_use]
+pub const fn split(word: u32) -> [u16; 2] {
+    if cfg!(target_endian = "little") {
+        [word as u16, (word >> 16) as u16]
+    } else {
+        [(word >> 16) as u16, word as u16]
+    }
+}
+
 /// A 16-bit number kept in network byte order, such as a port.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

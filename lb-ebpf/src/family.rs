@@ -37,6 +37,8 @@ pub trait Family: Sized + 'static {
     const VERSION: u8;
     /// Bytes of Ethernet and IP header.
     const HEAD: usize;
+    /// Ethernet and IP header in a frame.
+    type Head: Copy;
     /// What stands before it in an Ethernet header, as loaded.
     const ETHERTYPE: u16;
     /// Bytes of its header, without options and extensions.
@@ -52,7 +54,7 @@ pub trait Family: Sized + 'static {
     const ECHO_REPLY: u8;
 
     /// Reads the IP header.
-    fn parse(frame: Frame) -> Result<Ip<Self::Addr>, Exit>;
+    fn parse(frame: Frame, head: Self::Head) -> Result<Ip<Self::Addr>, Exit>;
     /// Whether a protocol number is one that [`Stage::Odd`](crate::Stage::Odd) sees to.
     fn odd(protocol: u8) -> bool;
     /// Goes on to the transport header, past what may stand between it and the IP header.
@@ -61,8 +63,10 @@ pub trait Family: Sized + 'static {
     fn quote(frame: Frame, at: usize) -> Result<Ip<Self::Addr>, Exit>;
     /// What an ICMP type means.
     fn message(kind: u8) -> Message;
+    /// Finds Ethernet and IP header.
+    fn head(frame: Frame) -> Option<Self::Head>;
     /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Self::Addr>, link: &Link) -> Option<()>;
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Self::Addr>, link: &Link);
     /// Decrements the TTL of the IP header that lies there, and gives its DSCP and ECN.
     fn hop(frame: Frame, offset: usize) -> Option<u8>;
     /// Writes Ethernet and IP header of a tunnel.
@@ -116,6 +120,7 @@ impl Family for V4 {
     type Other = V6;
     const VERSION: u8 = 4;
     const HEAD: usize = parse::HEAD_V4;
+    type Head = Window<{ parse::HEAD_V4 }>;
     const ETHERTYPE: u16 = EtherType::Ipv4 as u16;
     const HEADER: usize = size_of::<Ipv4>();
     const UDP_CHECKSUM_OPTIONAL: bool = true;
@@ -124,8 +129,8 @@ impl Family for V4 {
     const ECHO_REPLY: u8 = icmp::ECHO_REPLY_V4;
 
     #[inline(always)]
-    fn parse(frame: Frame) -> Result<Ip<Addr4>, Exit> {
-        parse::ipv4(frame)
+    fn parse(frame: Frame, head: Self::Head) -> Result<Ip<Addr4>, Exit> {
+        parse::ipv4(frame, head)
     }
 
     #[inline(always)]
@@ -150,8 +155,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
-        rewrite::ipv4(frame, rewrite, link)
+    fn head(frame: Frame) -> Option<Self::Head> {
+        frame.window(0)
+    }
+
+    #[inline(always)]
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr4>, link: &Link) {
+        rewrite::ipv4(head, rewrite, link);
     }
 
     #[inline(always)]
@@ -260,6 +270,7 @@ impl Family for V6 {
     type Other = V4;
     const VERSION: u8 = 6;
     const HEAD: usize = parse::HEAD_V6;
+    type Head = Window<{ parse::HEAD_V6 }>;
     const ETHERTYPE: u16 = EtherType::Ipv6 as u16;
     const HEADER: usize = size_of::<Ipv6>();
     const UDP_CHECKSUM_OPTIONAL: bool = false;
@@ -268,8 +279,8 @@ impl Family for V6 {
     const ECHO_REPLY: u8 = icmp::ECHO_REPLY_V6;
 
     #[inline(always)]
-    fn parse(frame: Frame) -> Result<Ip<Addr6>, Exit> {
-        parse::ipv6(frame)
+    fn parse(frame: Frame, head: Self::Head) -> Result<Ip<Addr6>, Exit> {
+        parse::ipv6(frame, head)
     }
 
     #[inline(always)]
@@ -296,8 +307,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn rewrite(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
-        rewrite::ipv6(frame, rewrite, link)
+    fn head(frame: Frame) -> Option<Self::Head> {
+        frame.window(0)
+    }
+
+    #[inline(always)]
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr6>, link: &Link) {
+        rewrite::ipv6(head, rewrite, link);
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@
 
 use lb_common::{
     abi::{Backend, BackendState, Flow, Link, Mode, OnDown, Service},
-    flow::{Direction, Phase, Tick, refresh_due},
+    flow::{Direction, Phase, Tick},
     net::{Address, Be16, TCP},
     reason::DropReason,
     rewrite::Rewrite,
@@ -24,7 +24,7 @@ use crate::{
     maps::{self, FlowRef, Flows, NewFlow, Refused},
     mixed,
     packet::{Frame, Window},
-    parse::Packet,
+    parse::{self, Packet},
     service, stats, vlan,
 };
 
@@ -75,11 +75,11 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         return Ok(None);
     };
     let phase = flow.phase.after(flow.direction, packet.flags);
-    let client = client_link(frame, flow)?;
-    if phase != flow.phase || client != flow.client || refresh_due(flow.expires, now, backend.timeouts.of(phase)) {
+    if phase != flow.phase || flow.refresh.passed(now) || has_moved(frame, flow)? {
+        let client = client_link(frame, flow)?;
         let before = flow.phase;
         flow.phase = phase;
-        flow.expires = now.plus(backend.timeouts.of(phase));
+        flow.extend(now, backend.timeouts.of(phase));
         flow.client = client;
         if !refresh::<F, Established>(&packet.key, flow, backend.mode, before, now) {
             return Ok(None);
@@ -139,6 +139,18 @@ fn end<F: Family, T: Table>(key: &Key<F>, flow: FlowRef<F::Addr>, mode: Mode) {
     T::of::<F>().remove(key);
 }
 
+/// Whether a packet comes from elsewhere than its flow's client did before.
+#[inline(always)]
+fn has_moved<A>(frame: Frame, flow: &Flow<A>) -> Result<bool, Exit> {
+    if flow.direction != Direction::TO_BACKEND {
+        return Ok(false);
+    }
+    let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
+    Ok(!parse::leads_back(ethernet, flow.client.addresses)
+        || frame.ifindex() != flow.client.ifindex
+        || vlan::of(frame) != flow.client.vlans)
+}
+
 /// Where the client of a flow is: where its packet came from, and of a reply, what is known.
 #[inline(always)]
 pub fn client_link<A>(frame: Frame, flow: &Flow<A>) -> Result<Link, Exit> {
@@ -154,8 +166,9 @@ pub fn client_link<A>(frame: Frame, flow: &Flow<A>) -> Result<Link, Exit> {
 pub fn link_of(frame: Frame) -> Result<Link, Exit> {
     let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
     Ok(Link {
+        addresses: parse::way_back(ethernet),
+        ifindex: frame.ifindex(),
         vlans: vlan::of(frame),
-        ..Link::back(ethernet.words::<3, 0>(), frame.ifindex())
     })
 }
 
@@ -174,6 +187,7 @@ pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, mode: Mo
             twin.answer = flow.answer;
             twin.phase = flow.phase;
             twin.expires = flow.expires;
+            twin.refresh = flow.refresh;
             twin.client = flow.client;
             true
         }
@@ -294,7 +308,7 @@ pub fn describe<F: Family>(
     flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
     flow.client = link_of(frame)?;
     flow.backend = index;
-    flow.expires = now.plus(backend.timeouts.of(phase));
+    flow.extend(now, backend.timeouts.of(phase));
     flow.opened = now;
     flow.phase = phase;
     flow.direction = Direction::TO_BACKEND;

@@ -60,7 +60,7 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
     let new = F::new_flow().ok_or(INTERNAL)?;
     maps::copy_flow(flow, &mut new.flow);
     new.flow.phase = after.phase;
-    new.flow.expires = now.plus(timeout);
+    new.flow.extend(now, timeout);
     new.flow.client = client;
     match establish::<F>(&packet.key, backend, now, new) {
         // The copy: memory of the entry may be another flow's by now.
@@ -81,7 +81,7 @@ pub fn take_up<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tic
     let new = F::new_flow().ok_or(INTERNAL)?;
     flow_table::describe::<F>(frame, packet, (index, backend), now, &mut new.flow)?;
     new.flow.phase = Phase::taken_up(packet.flags);
-    new.flow.expires = now.plus(backend.timeouts.of(new.flow.phase));
+    new.flow.extend(now, backend.timeouts.of(new.flow.phase));
     if !establish::<F>(&packet.key, backend, now, new)? {
         return Err(Exit::Reject(DropReason::TupleInUse));
     }

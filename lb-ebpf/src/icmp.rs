@@ -86,7 +86,7 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     }
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);
     translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer)?;
-    F::rewrite(frame, &outer, link).ok_or(INTERNAL)?;
+    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &outer, link);
     pipeline::sent(frame, ip.length, flow, link)
 }
 

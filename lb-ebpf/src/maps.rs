@@ -3,6 +3,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, xdp_action},
+    helpers::generated::bpf_redirect_map,
     macros::map,
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
@@ -401,7 +402,10 @@ pub fn reason_counter(counter: u32) -> Option<&'static mut u64> {
 /// Redirects to an interface, if the packet path is attached to it.
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> Option<u32> {
-    DEVICES.redirect(ifindex, u64::from(xdp_action::XDP_ABORTED)).ok()
+    let device = (&raw const DEVICES).cast_mut().cast();
+    // SAFETY: the map lives as long as the program.
+    let action = unsafe { bpf_redirect_map(device, ifindex.into(), xdp_action::XDP_ABORTED.into()) } as u32;
+    (action == xdp_action::XDP_REDIRECT).then_some(action)
 }
 
 /// What is done for an IPv4 VIP besides its services; `None`: it is no VIP.

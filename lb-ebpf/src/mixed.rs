@@ -332,6 +332,7 @@ fn turned<F: Family>(flow: &Flow<OtherAddr<F>>, key: &FlowKey<F::Addr>) -> Flow<
         client: flow.client,
         backend: flow.backend,
         expires: flow.expires,
+        refresh: flow.refresh,
         opened: flow.opened,
         phase: flow.phase,
         direction: flow.direction,

@@ -57,8 +57,7 @@ fn kind<F: Family>(frame: Frame) -> Result<Kind, Exit> {
 /// The headers before the transport header.
 #[inline(always)]
 pub fn headers<F: Family>(frame: Frame) -> Result<Ip<F::Addr>, Exit> {
-    let frame = kernel::anew(frame);
-    F::walk(frame, F::parse(frame)?)
+    parse::headers::<F>(kernel::anew(frame))
 }
 
 /// A packet of an established flow. What is of no such flow goes on where any other does, to [`Stage::Open`].
@@ -141,7 +140,7 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
     let id = datagram.id;
-    F::rewrite(frame, &flow.rewrite, link).ok_or(INTERNAL)?;
+    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &flow.rewrite, link);
     F::identify(frame, &ip.piece, id).ok_or(INTERNAL)?;
     pipeline::sent(frame, ip.length, flow, link)
 }

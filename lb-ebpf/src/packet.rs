@@ -170,6 +170,15 @@ pub struct Window<const LENGTH: usize> {
 }
 
 impl<const LENGTH: usize> Window<LENGTH> {
+    /// So many bytes of it, from an even offset on.
+    #[inline(always)]
+    pub fn part<const N: usize, const OFFSET: usize>(self) -> Window<N> {
+        const { assert!(OFFSET + N <= LENGTH) };
+        Window {
+            start: self.start.wrapping_add(OFFSET),
+        }
+    }
+
     /// What lies at an even offset.
     #[inline(always)]
     pub fn read<T: Plain, const OFFSET: usize>(self) -> T {
@@ -193,7 +202,16 @@ impl<const LENGTH: usize> Window<LENGTH> {
         let mut words = [0; N];
         for (i, word) in words.iter_mut().enumerate() {
             // SAFETY: in bounds as asserted.
-            *word = unsafe { word::load_word(self.start.add(OFFSET + 4 * i).cast()) };
+            *word = unsafe {
+                match i {
+                    0 => word::load_word_at::<OFFSET, 0>(self.start),
+                    1 => word::load_word_at::<OFFSET, 1>(self.start),
+                    2 => word::load_word_at::<OFFSET, 2>(self.start),
+                    3 => word::load_word_at::<OFFSET, 3>(self.start),
+                    4 => word::load_word_at::<OFFSET, 4>(self.start),
+                    _ => word::load_word(self.start.add(OFFSET + 4 * i).cast()),
+                }
+            };
         }
         words
     }
@@ -204,7 +222,16 @@ impl<const LENGTH: usize> Window<LENGTH> {
         const { assert!(OFFSET + 4 * N <= LENGTH) };
         for (i, word) in words.into_iter().enumerate() {
             // SAFETY: in bounds as asserted.
-            unsafe { word::store_word(self.start.add(OFFSET + 4 * i).cast(), word) };
+            unsafe {
+                match i {
+                    0 => word::store_word_at::<OFFSET, 0>(self.start, word),
+                    1 => word::store_word_at::<OFFSET, 1>(self.start, word),
+                    2 => word::store_word_at::<OFFSET, 2>(self.start, word),
+                    3 => word::store_word_at::<OFFSET, 3>(self.start, word),
+                    4 => word::store_word_at::<OFFSET, 4>(self.start, word),
+                    _ => word::store_word(self.start.add(OFFSET + 4 * i).cast(), word),
+                }
+            };
         }
     }
 }

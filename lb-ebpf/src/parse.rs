@@ -4,11 +4,11 @@ use lb_common::{
     abi::FlowKey,
     flow::TcpFlags,
     fragment::Piece,
-    net::{Addr4, Addr6, Address, Be16, TCP, UDP},
+    net::{self, Addr4, Addr6, Address, Be16, TCP, UDP},
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
     vlan,
-    wire::{self, ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Tcp, Udp},
+    wire::{self, ETHERNET, Ipv4, Ipv6, Ipv6Fragment, TCP_CHECKSUM, Tcp, UDP_CHECKSUM, Udp},
 };
 
 use crate::{
@@ -26,6 +26,9 @@ pub const HEAD_V6: usize = ETHERNET + size_of::<Ipv6>();
 
 /// Where the number of what follows lies in the Ethernet header.
 pub const ETHERTYPE: usize = 12;
+
+/// Where the sender's MAC address lies in it.
+const SENDER: usize = 6;
 
 /// What the IP header says.
 pub struct Ip<A> {
@@ -47,6 +50,22 @@ struct L4 {
     /// Both ports, as they lie in the packet.
     ports: u32,
     flags: TcpFlags,
+    places: L4Places,
+}
+
+/// What of a TCP or UDP header is rewritten.
+#[derive(Clone, Copy)]
+pub struct L4Places {
+    pub ports: Window<4>,
+    pub checksum: Window<2>,
+}
+
+/// What of a packet is rewritten. They are known from parsing it, and good until the frame's start or end moves.
+#[derive(Clone, Copy)]
+pub struct Places<F: Family> {
+    /// Ethernet and IP header.
+    pub head: F::Head,
+    pub l4: L4Places,
 }
 
 /// What the stages need to know of a packet.
@@ -102,26 +121,65 @@ fn tagged() -> Exit {
     }
 }
 
-/// Addresses, ports, flags of a plain packet: TCP or UDP right behind the IP header. [`Stage::Odd`] sees to others.
+/// The first twelve bytes of a frame back to where this one came from: the same bytes, read in another order.
 #[inline(always)]
-pub fn packet<F: Family>(frame: Frame) -> Result<Packet<F>, Exit> {
-    let ip = F::parse(frame)?;
+pub fn way_back(ethernet: Window<ETHERNET>) -> [u32; 3] {
+    let [start] = ethernet.words::<1, SENDER>();
+    let middle = net::join(ethernet.read::<u16, { SENDER + 4 }>(), ethernet.read::<u16, 0>());
+    let [end] = ethernet.words::<1, 2>();
+    [start, middle, end]
+}
+
+/// Whether these are those. Piece by piece: of arrays LLVM makes twice the instructions.
+#[inline(always)]
+pub fn leads_back(ethernet: Window<ETHERNET>, [start, middle, end]: [u32; 3]) -> bool {
+    let [sender_end, own_start] = net::split(middle);
+    ethernet.words::<1, SENDER>() == [start]
+        && ethernet.read::<u16, { SENDER + 4 }>() == sender_end
+        && ethernet.read::<u16, 0>() == own_start
+        && ethernet.words::<1, 2>() == [end]
+}
+
+/// Addresses, ports, flags of a plain packet: TCP or UDP right behind an IP header without options. [`Stage::Odd`] sees to others.
+#[inline(always)]
+pub fn packet<F: Family>(frame: Frame) -> Result<(Packet<F>, Places<F>), Exit> {
+    let head = F::head(frame).ok_or(MALFORMED)?;
+    let mut ip = F::parse(frame, head)?;
     if ip.piece.is_fragment() || F::odd(ip.protocol) {
         return Err(Exit::Divert(Stage::Odd));
     }
-    transport::<F>(frame, &ip)
+    if ip.l4 != F::HEAD {
+        let options = payload(&ip).map(|_| Exit::Divert(Stage::Odd));
+        return Err(options.unwrap_or(MALFORMED));
+    }
+    // As it is anyway: so that the compiler knows.
+    ip.l4 = F::HEAD;
+    let (packet, l4) = transport_and_places::<F>(frame, &ip)?;
+    Ok((packet, Places { head, l4 }))
+}
+
+/// The headers before the transport header.
+#[inline(always)]
+pub fn headers<F: Family>(frame: Frame) -> Result<Ip<F::Addr>, Exit> {
+    let head = F::head(frame).ok_or(MALFORMED)?;
+    F::walk(frame, F::parse(frame, head)?)
 }
 
 /// The same of any packet that can be read.
 #[inline(always)]
 pub fn any_packet<F: Family>(frame: Frame) -> Result<(Packet<F>, Piece), Exit> {
-    let ip = F::walk(frame, F::parse(frame)?)?;
+    let ip = headers::<F>(frame)?;
     Ok((transport::<F>(kernel::anew(frame), &ip)?, ip.piece))
 }
 
 /// Ports and flags.
 #[inline(always)]
 pub fn transport<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Packet<F>, Exit> {
+    transport_and_places::<F>(frame, ip).map(|(packet, _)| packet)
+}
+
+#[inline(always)]
+fn transport_and_places<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<(Packet<F>, L4Places), Exit> {
     let l4_length = payload(ip).ok_or(MALFORMED)?;
     let l4 = match ip.protocol {
         TCP => tcp(frame, ip.l4, l4_length)?,
@@ -129,13 +187,14 @@ pub fn transport<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Packet<F>,
         _ => return Err(Exit::Pass(PassReason::NotTcpOrUdp)),
     };
     let (src_port, dst_port) = split(l4.ports);
-    Ok(Packet {
+    let packet = Packet {
         key: FlowKey::new((ip.src, src_port), (ip.dst, dst_port), ip.protocol),
         flags: l4.flags,
         ttl: ip.ttl,
         length: ip.length,
         l4: ip.l4,
-    })
+    };
+    Ok((packet, l4.places))
 }
 
 /// Bytes behind the IP headers.
@@ -153,8 +212,7 @@ pub const fn split(ports: u32) -> (Be16, Be16) {
 
 /// The IPv4 header (RFC 791); options are skipped.
 #[inline(always)]
-pub fn ipv4(frame: Frame) -> Result<Ip<Addr4>, Exit> {
-    let head: Window<HEAD_V4> = frame.window(0).ok_or(MALFORMED)?;
+pub fn ipv4(frame: Frame, head: Window<HEAD_V4>) -> Result<Ip<Addr4>, Exit> {
     let ip = ipv4_header(head.words::<5, ETHERNET>(), ETHERNET).ok_or(MALFORMED)?;
     if fits(frame, ip.length) { Ok(ip) } else { Err(MALFORMED) }
 }
@@ -181,8 +239,7 @@ pub fn ipv4_header([first, second, third, src, dst]: [u32; 5], at: usize) -> Opt
 
 /// The IPv6 header (RFC 8200).
 #[inline(always)]
-pub fn ipv6(frame: Frame) -> Result<Ip<Addr6>, Exit> {
-    let head: Window<HEAD_V6> = frame.window(0).ok_or(MALFORMED)?;
+pub fn ipv6(frame: Frame, head: Window<HEAD_V6>) -> Result<Ip<Addr6>, Exit> {
     let start = head.words::<2, ETHERNET>();
     let addresses = (head.words::<4, IPV6_SOURCE>(), head.words::<4, IPV6_DESTINATION>());
     let ip = ipv6_header(start, addresses, ETHERNET).ok_or(MALFORMED)?;
@@ -303,6 +360,10 @@ fn tcp(frame: Frame, offset: usize, length: u32) -> Result<L4, Exit> {
     Ok(L4 {
         ports,
         flags: TcpFlags(flags),
+        places: L4Places {
+            ports: header.part::<4, 0>(),
+            checksum: header.part::<2, TCP_CHECKSUM>(),
+        },
     })
 }
 
@@ -320,5 +381,9 @@ fn udp<A>(frame: Frame, ip: &Ip<A>, length: u32) -> Result<L4, Exit> {
     Ok(L4 {
         ports,
         flags: TcpFlags(0),
+        places: L4Places {
+            ports: header.part::<4, 0>(),
+            checksum: header.part::<2, UDP_CHECKSUM>(),
+        },
     })
 }

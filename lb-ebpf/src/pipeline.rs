@@ -18,7 +18,7 @@ use crate::{
     flow_table::{self, Found},
     half_open, kernel, log, maps, mixed, odd,
     packet::Frame,
-    parse::{self, Packet},
+    parse::{self, Packet, Places},
     rewrite, select, service, stats, unstored, vlan,
 };
 
@@ -41,10 +41,10 @@ fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
 /// It costs the flow, its backend and a counter.
 #[inline(always)]
 fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
-    let packet = parse::packet::<F>(frame)?;
+    let (packet, places) = parse::packet::<F>(frame)?;
     let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
     let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
-    deliver::<F>(frame, &packet, flow, backend)
+    deliver_at::<F>(frame, &packet, || Ok(places), flow, backend)
 }
 
 /// A packet of no established flow belongs to a half-open one, or may open one, if it is a service's.
@@ -225,9 +225,21 @@ pub fn deliver<F: Family>(
     flow: &Flow<F::Addr>,
     backend: &Backend,
 ) -> Result<Sent, Exit> {
+    deliver_at::<F>(frame, packet, || rewrite::places(frame, packet), flow, backend)
+}
+
+/// The same of a packet whose places may be known.
+#[inline(always)]
+fn deliver_at<F: Family>(
+    frame: Frame,
+    packet: &Packet<F>,
+    places: impl FnOnce() -> Result<Places<F>, Exit>,
+    flow: &Flow<F::Addr>,
+    backend: &Backend,
+) -> Result<Sent, Exit> {
     let link = way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
     match backend.mode {
-        Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(frame, packet, &flow.rewrite, link)?,
+        Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(places()?, packet, &flow.rewrite, link)?,
         Mode::L2_DSR => rewrite::neighbour(frame, link)?,
         _ => encap::apply::<F>(frame, packet, backend)?,
     }

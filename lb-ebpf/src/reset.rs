@@ -1,7 +1,6 @@
 //! Answering a TCP segment with RST, in place: the frame goes back where it came from.
 
 use lb_common::{
-    abi::Link,
     flow::TcpFlags,
     net::{Addr6, Be16, TCP},
     network_types::eth::EtherType,
@@ -85,8 +84,7 @@ fn ipv6_header(src: Addr6, dst: Addr6) -> Ipv6 {
 #[inline(always)]
 fn finish(frame: Frame, l4: usize, rst: Tcp) -> Option<()> {
     let ethernet: Window<ETHERNET> = frame.window(0)?;
-    let back = Link::back(ethernet.words::<3, 0>(), frame.ifindex());
-    ethernet.set_words::<3, 0>(back.addresses);
+    ethernet.set_words::<3, 0>(parse::way_back(ethernet));
     let header: Window<{ size_of::<Tcp>() }> = frame.window(l4)?;
     header.write::<_, 0>(rst);
     frame.truncate(l4 + size_of::<Tcp>())

@@ -5,7 +5,7 @@
 use lb_common::{
     abi::Link,
     checksum::{Delta, TTL_DECREMENT},
-    net::{Addr4, Addr6, Address, UDP},
+    net::{self, Addr4, Addr6, Address, UDP},
     reason::DropReason,
     rewrite::Rewrite,
     wire::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, TCP_CHECKSUM, UDP_CHECKSUM},
@@ -15,23 +15,42 @@ use crate::{
     Exit,
     family::Family,
     packet::{Frame, Window},
-    parse::{HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Ip, Packet},
+    parse::{HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Ip, L4Places, Packet, Places},
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
+/// Finds what of a packet is written.
+#[inline(always)]
+pub fn places<F: Family>(frame: Frame, packet: &Packet<F>) -> Result<Places<F>, Exit> {
+    let checksum = match packet.key.protocol() {
+        UDP => UDP_CHECKSUM,
+        _ => TCP_CHECKSUM,
+    };
+    Ok(Places {
+        head: F::head(frame).ok_or(INTERNAL)?,
+        l4: L4Places {
+            ports: frame.window(packet.l4).ok_or(INTERNAL)?,
+            checksum: frame.window(packet.l4 + checksum).ok_or(INTERNAL)?,
+        },
+    })
+}
+
 /// Ethernet, IP and TCP or UDP header, as the flow says.
 #[inline(always)]
-pub fn apply<F: Family>(frame: Frame, packet: &Packet<F>, rewrite: &Rewrite<F::Addr>, link: &Link) -> Result<(), Exit> {
-    let ports: Window<4> = frame.window(packet.l4).ok_or(INTERNAL)?;
-    let protocol = packet.key.protocol();
-    let checksum = packet.l4 + if protocol == UDP { UDP_CHECKSUM } else { TCP_CHECKSUM };
-    let checksum: Window<2> = frame.window(checksum).ok_or(INTERNAL)?;
-    let new = l4_checksum::<F>(protocol, checksum.read::<u16, 0>(), rewrite.l4_delta)?;
-    checksum.write::<u16, 0>(new);
-    let ([s0, s1], [d0, d1]) = (rewrite.src_port.to_wire(), rewrite.dst_port.to_wire());
-    ports.set_words::<1, 0>([u32::from_ne_bytes([s0, s1, d0, d1])]);
-    F::rewrite(frame, rewrite, link).ok_or(INTERNAL)
+pub fn apply<F: Family>(
+    places: Places<F>,
+    packet: &Packet<F>,
+    rewrite: &Rewrite<F::Addr>,
+    link: &Link,
+) -> Result<(), Exit> {
+    let old = places.l4.checksum.read::<u16, 0>();
+    let new = l4_checksum::<F>(packet.key.protocol(), old, rewrite.l4_delta)?;
+    places.l4.checksum.write::<u16, 0>(new);
+    let ports = net::join(rewrite.src_port.word(), rewrite.dst_port.word());
+    places.l4.ports.set_words::<1, 0>([ports]);
+    F::rewrite(places.head, rewrite, link);
+    Ok(())
 }
 
 /// Whether [`apply`] would do it, asked before a flow is made.
@@ -90,8 +109,7 @@ pub fn hop_ipv6(frame: Frame, offset: usize) -> Option<u8> {
 
 /// MAC addresses, IP addresses, TTL and header checksum.
 #[inline(always)]
-pub fn ipv4(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
-    let head: Window<HEAD_V4> = frame.window(0)?;
+pub fn ipv4(head: Window<HEAD_V4>, rewrite: &Rewrite<Addr4>, link: &Link) {
     const TTL: usize = ETHERNET + 8;
     let [old] = head.words::<1, TTL>();
     let [ttl, protocol, c0, c1] = old.to_ne_bytes();
@@ -99,20 +117,17 @@ pub fn ipv4(frame: Frame, rewrite: &Rewrite<Addr4>, link: &Link) -> Option<()> {
     let new = u32::from_ne_bytes([ttl - 1, protocol, c0, c1]);
     head.set_words::<3, TTL>([new, rewrite.src.to_word(), rewrite.dst.to_word()]);
     head.set_words::<3, 0>(link.addresses);
-    Some(())
 }
 
 /// MAC addresses, IP addresses and hop limit.
 #[inline(always)]
-pub fn ipv6(frame: Frame, rewrite: &Rewrite<Addr6>, link: &Link) -> Option<()> {
-    let head: Window<HEAD_V6> = frame.window(0)?;
+pub fn ipv6(head: Window<HEAD_V6>, rewrite: &Rewrite<Addr6>, link: &Link) {
     const NEXT_AND_HOP_LIMIT: usize = ETHERNET + 6;
     let [next_header, hop_limit] = head.read::<u16, NEXT_AND_HOP_LIMIT>().to_ne_bytes();
     head.write::<u16, NEXT_AND_HOP_LIMIT>(u16::from_ne_bytes([next_header, hop_limit - 1]));
     head.set_words::<4, IPV6_SOURCE>(rewrite.src.to_any());
     head.set_words::<4, IPV6_DESTINATION>(rewrite.dst.to_any());
     head.set_words::<3, 0>(link.addresses);
-    Some(())
 }
 
 /// The addresses of a quoted packet, which is one of the flow's other direction: its source is the rewrite's destination.

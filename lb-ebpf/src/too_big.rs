@@ -5,7 +5,7 @@
 //! forward a packet whose source is an address of its own, as `full-nat` has it. Senders take the hint and fragment.
 
 use lb_common::{
-    abi::Link,
+    abi::{Link, Vlans},
     icmp::{self, HEADER, QUOTE_V4, QUOTE_V6, Sum},
     net::{Be16, ICMPV6},
     network_types::eth::EtherType,
@@ -44,7 +44,7 @@ fn in_time() -> Option<()> {
 #[inline(never)]
 fn answer_ipv4(frame: Frame, mtu: u32) -> Option<()> {
     const ADDED: usize = size_of::<Ipv4>() + HEADER;
-    let ip = parse::ipv4(frame).ok()?;
+    let ip = parse::ipv4(frame, frame.window(0)?).ok()?;
     // None about later fragments (RFC 1122, section 3.2.2).
     if ip.piece.is_later() {
         return None;
@@ -64,7 +64,7 @@ fn answer_ipv4(frame: Frame, mtu: u32) -> Option<()> {
 #[inline(never)]
 fn answer_ipv6(frame: Frame, mtu: u32) -> Option<()> {
     const ADDED: usize = size_of::<Ipv6>() + HEADER;
-    let ip = parse::ipv6(frame).ok()?;
+    let ip = parse::ipv6(frame, frame.window(0)?).ok()?;
     in_time()?;
     let quote = icmp::quoted(ip.length, QUOTE_V6)?;
     let back = prepend(frame, quote, ADDED)?;
@@ -89,7 +89,11 @@ fn answer_ipv6(frame: Frame, mtu: u32) -> Option<()> {
 #[inline(always)]
 fn prepend(frame: Frame, quote: u32, room: usize) -> Option<Link> {
     let ethernet: Window<ETHERNET> = frame.window(0)?;
-    let back = Link::back(ethernet.words::<3, 0>(), frame.ifindex());
+    let back = Link {
+        addresses: parse::way_back(ethernet),
+        ifindex: frame.ifindex(),
+        vlans: Vlans::NONE,
+    };
     frame.truncate(ETHERNET + quote as usize)?;
     frame.lengthen_head(room)?;
     Some(back)

@@ -374,7 +374,8 @@ fn blank<A: UserAddress>() -> Flow<A> {
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
         alone: 0,
-        pad: [0; 9],
+        pad: [0; 5],
+        refresh: Tick(0),
         answer: 0,
     }
 }
