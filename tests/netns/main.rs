@@ -10,6 +10,7 @@
 mod backends;
 mod common;
 mod direct;
+mod dns;
 mod failover;
 mod flood;
 mod harness;
@@ -19,6 +20,7 @@ mod mixed;
 mod modes;
 mod network;
 mod odd;
+mod quic;
 mod spread;
 mod udp;
 mod vlan;
