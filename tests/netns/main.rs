@@ -16,6 +16,7 @@ mod flood;
 mod harness;
 mod lifecycle;
 mod load;
+mod lossy;
 mod mixed;
 mod modes;
 mod network;

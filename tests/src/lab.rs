@@ -141,7 +141,7 @@ pub struct Lab {
     pub topology: Topology,
     /// Instance name of its daemon.
     pub instance: String,
-    switch: Namespace,
+    pub(crate) switch: Namespace,
     routers: Vec<Host>,
     /// Programs on the switch's side of lb's cables, detached on drop.
     pass_programs: Mutex<Vec<Ebpf>>,
@@ -511,7 +511,7 @@ impl Drop for Lab {
 const FORWARD: &str = "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
 
 /// The switch's end of a host's cable; at most 15 characters.
-fn port_name(host: &str, device: &str) -> String {
+pub(crate) fn port_name(host: &str, device: &str) -> String {
     format!("{host}-{device}")
 }
 

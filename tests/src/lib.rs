@@ -14,6 +14,7 @@
 )]
 
 pub mod balancer;
+pub mod cable;
 pub mod client;
 pub mod config;
 pub mod lab;
@@ -25,6 +26,7 @@ pub mod server;
 pub mod stand_in;
 
 pub use balancer::{Balancer, Outcome};
+pub use cable::{Cable, Faults};
 pub use config::{Backend, Config, Service};
 pub use lab::{Host, Lab, Topology};
 pub use netns::Namespace;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// An nginx on port 80 of a server, IPv4 and IPv6. `/` answers `NAME CLIENT-ADDRESS CLIENT-PORT`; files of its
-/// directory are under `/files/`.
+/// directory are under `/files/`, where `PUT` makes new ones.
 #[derive(Debug)]
 pub struct Nginx {
     /// Directory of the files that it serves.
@@ -85,7 +85,7 @@ http {{
     server {{
         listen 80 backlog=4096;
         listen [::]:80 ipv6only=on backlog=4096;
-        location /files/ {{ root {prefix}; }}
+        location /files/ {{ root {prefix}; dav_methods PUT; client_max_body_size 64m; }}
         location / {{ return 200 "{name} $remote_addr $remote_port\n"; }}
     }}
 }}
