@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,9 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
 
 use crate::{lab::Host, poll::patience};
 
@@ -35,19 +33,32 @@ pub fn open(address: SocketAddr) -> io::Result<TcpStream> {
 /// Opens a connection from a chosen source port.
 ///
 /// # Errors
-/// As the kernel says.
+/// As the kernel says, after ten seconds at most.
 pub fn open_from(port: u16, address: SocketAddr) -> io::Result<TcpStream> {
-    let (family, any): (_, IpAddr) = match address {
-        SocketAddr::V4(_) => (AddressFamily::Inet, [0; 4].into()),
-        SocketAddr::V6(_) => (AddressFamily::Inet6, [0u16; 8].into()),
-    };
-    let handle: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&handle, sockopt::ReuseAddr, &true)?;
-    bind(handle.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port)))?;
-    connect(handle.as_raw_fd(), &SockaddrStorage::from(address))?;
-    let stream = TcpStream::from(handle);
+    open_between(SocketAddr::new(any(address), port), address)
+}
+
+/// Opens a connection from a chosen address and port.
+///
+/// # Errors
+/// As the kernel says, after ten seconds at most.
+pub fn open_between(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), patience(LIMIT))?;
+    let stream = TcpStream::from(socket);
     limit(&stream)?;
     Ok(stream)
+}
+
+/// No address in particular, of the same family.
+fn any(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0u16; 8].into()
+    }
 }
 
 /// Makes closing this connection send a RST.
@@ -216,7 +227,14 @@ impl Held {
     /// # Errors
     /// As the kernel says.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
-        let mut stream = open(address)?;
+        Self::over(open(address)?)
+    }
+
+    /// Makes one of a connection that is open.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn over(mut stream: TcpStream) -> io::Result<Self> {
         stream.write_all(b"GET /hold HTTP/1.0\r\n\r\n")?;
         let local = stream.local_addr()?;
         let mut held = Self {
@@ -258,12 +276,7 @@ impl Datagrams {
     /// When the kernel refuses.
     #[must_use]
     pub fn to(address: SocketAddr) -> Self {
-        let any: IpAddr = if address.is_ipv4() {
-            [0; 4].into()
-        } else {
-            [0u16; 8].into()
-        };
-        let socket = UdpSocket::bind((any, 0)).expect("a port");
+        let socket = UdpSocket::bind((any(address), 0)).expect("a port");
         socket.connect(address).expect("a route");
         socket
             .set_read_timeout(Some(patience(Duration::from_secs(2))))
