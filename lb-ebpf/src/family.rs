@@ -84,9 +84,9 @@ pub trait Family: Sized + 'static {
     /// [`flow_table::claim`], by a name of its own.
     fn claim(now: Tick) -> u32;
     /// [`flow_table::attempt`], by a name of its own.
-    fn attempt(now: Tick) -> u32;
+    fn attempt(now: Tick, attempt: u32) -> u32;
     /// [`mixed::attempt`], by a name of its own.
-    fn attempt_mixed(now: Tick) -> u32;
+    fn attempt_mixed(now: Tick, attempt: u32) -> u32;
     /// Its packets of flows whose other side is of the other version.
     fn mixed() -> Flows<Self::Addr, <Self::Other as Family>::Addr>;
     /// DSCP and ECN.
@@ -205,13 +205,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn attempt(now: Tick) -> u32 {
-        attempt_v4(now.0)
+    fn attempt(now: Tick, attempt: u32) -> u32 {
+        attempt_v4(now.0, attempt)
     }
 
     #[inline(always)]
-    fn attempt_mixed(now: Tick) -> u32 {
-        attempt_mixed_v4(now.0)
+    fn attempt_mixed(now: Tick, attempt: u32) -> u32 {
+        attempt_mixed_v4(now.0, attempt)
     }
 
     #[inline(always)]
@@ -357,13 +357,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn attempt(now: Tick) -> u32 {
-        attempt_v6(now.0)
+    fn attempt(now: Tick, attempt: u32) -> u32 {
+        attempt_v6(now.0, attempt)
     }
 
     #[inline(always)]
-    fn attempt_mixed(now: Tick) -> u32 {
-        attempt_mixed_v6(now.0)
+    fn attempt_mixed(now: Tick, attempt: u32) -> u32 {
+        attempt_mixed_v6(now.0, attempt)
     }
 
     #[inline(always)]
@@ -437,27 +437,27 @@ extern "C" fn claim_v6(now: u32) -> u32 {
 #[expect(unsafe_code, reason = "its name is one of its own")]
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn attempt_v4(now: u32) -> u32 {
-    flow_table::attempt::<V4>(Tick(now))
+extern "C" fn attempt_v4(now: u32, attempt: u32) -> u32 {
+    flow_table::attempt::<V4>(Tick(now), attempt)
 }
 
 #[expect(unsafe_code, reason = "its name is one of its own")]
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn attempt_v6(now: u32) -> u32 {
-    flow_table::attempt::<V6>(Tick(now))
+extern "C" fn attempt_v6(now: u32, attempt: u32) -> u32 {
+    flow_table::attempt::<V6>(Tick(now), attempt)
 }
 
 #[expect(unsafe_code, reason = "its name is one of its own")]
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn attempt_mixed_v4(now: u32) -> u32 {
-    mixed::attempt::<V4>(Tick(now))
+extern "C" fn attempt_mixed_v4(now: u32, attempt: u32) -> u32 {
+    mixed::attempt::<V4>(Tick(now), attempt)
 }
 
 #[expect(unsafe_code, reason = "its name is one of its own")]
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn attempt_mixed_v6(now: u32) -> u32 {
-    mixed::attempt::<V6>(Tick(now))
+extern "C" fn attempt_mixed_v6(now: u32, attempt: u32) -> u32 {
+    mixed::attempt::<V6>(Tick(now), attempt)
 }

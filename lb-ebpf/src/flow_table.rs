@@ -32,6 +32,9 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
 /// How many source ports are tried for a new flow before it is refused.
 pub const SOURCE_ATTEMPTS: u32 = 16;
+/// How many of them are side by side. The others are far from each other.
+const SOURCE_ATTEMPTS_IN_TURN: u32 = 4;
+const SOURCE_LEAPS: u32 = SOURCE_ATTEMPTS - SOURCE_ATTEMPTS_IN_TURN;
 
 /// One of the two tables.
 pub trait Table {
@@ -367,8 +370,8 @@ fn try_claim<F: Family>(now: Tick) -> Result<(), Exit> {
             Err(Exit::Reject(DropReason::TupleInUse))
         };
     }
-    for _ in 0..SOURCE_ATTEMPTS {
-        match F::attempt(now) {
+    for attempt in 0..SOURCE_ATTEMPTS {
+        match F::attempt(now, attempt) {
             TUPLE_IN_USE => {}
             result => return claimed(result),
         }
@@ -376,11 +379,11 @@ fn try_claim<F: Family>(now: Tick) -> Result<(), Exit> {
     Err(Exit::Reject(DropReason::SourcePortsExhausted))
 }
 
-/// Tries the next source address and port for the new flow in this CPU's room. As with [`claim`], what came of it is a number,
-/// for [`claimed`]: the verifier is not to go through it once for each turn of the loop.
+/// Tries a source address and port for the new flow in this CPU's room; attempts count from 0. As with [`claim`], what came of
+/// it is a number, for [`claimed`]: the verifier is not to go through it once for each turn of the loop.
 #[inline(always)]
-pub fn attempt<F: Family>(now: Tick) -> u32 {
-    attempted(try_source::<F>(now))
+pub fn attempt<F: Family>(now: Tick, attempt: u32) -> u32 {
+    attempted(try_source::<F>(now, attempt))
 }
 
 /// Whether an attempt was one that counts, as a number for [`claimed`].
@@ -395,20 +398,24 @@ pub fn attempted(result: Result<bool, Exit>) -> u32 {
 }
 
 #[inline(always)]
-fn try_source<F: Family>(now: Tick) -> Result<bool, Exit> {
+fn try_source<F: Family>(now: Tick, attempt: u32) -> Result<bool, Exit> {
     let new = F::new_flow().ok_or(INTERNAL)?;
     let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
-    let source = next_source::<F>(backend, new.flow.rewrite.dst_port)?;
+    let source = next_source::<F>(backend, new.flow.rewrite.dst_port, attempt)?;
     new.flow.rewrite = Rewrite::new(&new.key, source, (new.flow.rewrite.dst, new.flow.rewrite.dst_port));
     claim_reply::<F>(now, new)
 }
 
-/// The next source address and port in turn, so that a port rests as long as possible before it is used again.
+/// The next source address and port in turn, so that a port rests as long as possible before it is used again. Connections
+/// that were opened one after the other and stay have their ports side by side; after some attempts the others leap over the
+/// whole range, so that a long run of them does not look as if all were in use.
 #[inline(always)]
-pub fn next_source<F: Family>(backend: &Backend, port: Be16) -> Result<(F::Addr, Be16), Exit> {
+pub fn next_source<F: Family>(backend: &Backend, port: Be16, attempt: u32) -> Result<(F::Addr, Be16), Exit> {
     let cursor = schedule::source_cursor(backend.address, port);
-    let ticket = maps::next_source(cursor).ok_or(INTERNAL)?;
     let ports = u64::from(backend.source_ports);
+    let leaps = (attempt + 1).saturating_sub(SOURCE_ATTEMPTS_IN_TURN);
+    let leap = ports * u64::from(backend.sources) / u64::from(SOURCE_LEAPS + 1) * u64::from(leaps);
+    let ticket = maps::next_source(cursor).ok_or(INTERNAL)? + leap;
     let turn = ticket.checked_div(ports).ok_or(INTERNAL)?;
     let port = u64::from(backend.first_source_port.get()) + (ticket - turn * ports);
     let place = turn.checked_rem(u64::from(backend.sources)).ok_or(INTERNAL)?;

@@ -223,8 +223,8 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
     F::new_flow().ok_or(INTERNAL)?.key = *key;
     new.flow.rewrite.dst = OtherAddr::<F>::from_any(backend.address);
     new.flow.rewrite.dst_port = flow_table::port_of(backend, key.dst_port);
-    for _ in 0..SOURCE_ATTEMPTS {
-        match F::attempt_mixed(now) {
+    for attempt in 0..SOURCE_ATTEMPTS {
+        match F::attempt_mixed(now, attempt) {
             flow_table::TUPLE_IN_USE => {}
             result => return flow_table::claimed(result),
         }
@@ -234,17 +234,17 @@ fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlo
 
 /// As [`flow_table::attempt`]. The client's key is in the room of its family, the flow in that of the other.
 #[inline(always)]
-pub fn attempt<F: Family>(now: Tick) -> u32 {
-    flow_table::attempted(try_source::<F>(now))
+pub fn attempt<F: Family>(now: Tick, attempt: u32) -> u32 {
+    flow_table::attempted(try_source::<F>(now, attempt))
 }
 
 #[inline(always)]
-fn try_source<F: Family>(now: Tick) -> Result<bool, Exit> {
+fn try_source<F: Family>(now: Tick, attempt: u32) -> Result<bool, Exit> {
     let key = F::new_flow().ok_or(INTERNAL)?.key;
     let new = Other::<F>::new_flow().ok_or(INTERNAL)?;
     let backend = maps::backend(new.flow.backend).ok_or(INTERNAL)?;
     let to = (new.flow.rewrite.dst, new.flow.rewrite.dst_port);
-    let source = flow_table::next_source::<Other<F>>(backend, to.1)?;
+    let source = flow_table::next_source::<Other<F>>(backend, to.1, attempt)?;
     new.flow.rewrite = Rewrite::new(&key, source, to);
     new.reply_key = new.flow.rewrite.reply_key(key.protocol());
     if !claim_reply::<F>(&key, &new.reply_key, &new.flow, now)? {

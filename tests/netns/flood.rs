@@ -44,7 +44,11 @@ impl Latencies {
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (median, p99) = (self.quantile(50), self.quantile(99));
-        write!(f, "{} answers, median {median:?}, 99th percentile {p99:?}", self.0.len())
+        write!(
+            f,
+            "{} answers, median {median:?}, 99th percentile {p99:?}",
+            self.0.len()
+        )
     }
 }
 

@@ -36,6 +36,35 @@ fn every_source_address_and_port_is_used_before_any_is_used_again() {
     }
 }
 
+/// Connections that were opened one after the other and stay have ports side by side. Where the cursor comes by again, what
+/// is free lies behind them.
+#[test]
+fn ports_behind_a_long_run_that_is_in_use_are_found() {
+    const RUN: u16 = 200;
+    const FREE: u16 = 50;
+    let mut lab = Lab::new();
+    for case in Case::full_nat() {
+        let setup = Setup {
+            backends: 1,
+            sources: 1,
+            source_ports: RUN.into(),
+            ..Setup::default()
+        };
+        let service = lab.serve(case, &setup);
+        for n in 0..RUN {
+            lab.forward(&service, &service.request(1000 + n));
+        }
+        // The cursor stands in the middle of the run, behind which more ports are free than connections come.
+        lab.change(service.servers[0], |backend| {
+            backend.first_source_port = Be16::new(FIRST_PORT - RUN / 2);
+            backend.source_ports = u32::from(RUN + RUN / 2 + FREE);
+        });
+        for n in 0..FREE {
+            lab.forward(&service, &service.request(2000 + n));
+        }
+    }
+}
+
 #[test]
 fn exhaustion_is_refused_counted_and_passes() {
     let mut lab = Lab::new();
