@@ -6,13 +6,17 @@
 
 mod bed;
 mod flip;
+mod flood;
 mod http;
 mod instructions;
 mod interrupt;
 mod machine;
+mod many_services;
 mod memory;
 mod peers;
 mod report;
+mod scale;
+mod schedulers;
 mod sweep;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -45,7 +49,7 @@ enum Measurement {
 
 #[derive(Debug, clap::Args)]
 struct Peers {
-    /// Fewer rounds and points, and no million flows: under two minutes.
+    /// Fewer rounds and points, and no million flows: under three minutes.
     #[arg(long)]
     quick: bool,
     /// Only some parts.
@@ -89,6 +93,15 @@ fn run(args: &Peers) -> Result<ExitCode> {
     let mut report = Report::new(args.quick);
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     peers::measure(args.quick, wanted, &mut report)?;
+    if wanted(Part::ManyServices) {
+        many_services::measure(args.quick, &mut report)?;
+    }
+    if wanted(Part::Schedulers) {
+        schedulers::measure(args.quick, &mut report)?;
+    }
+    if wanted(Part::Flood) {
+        flood::measure(args.quick, &mut report)?;
+    }
     if wanted(Part::Flip) {
         flip::measure(&mut report)?;
     }
@@ -97,6 +110,9 @@ fn run(args: &Peers) -> Result<ExitCode> {
     }
     if wanted(Part::Memory) {
         memory::measure(&mut report)?;
+    }
+    if wanted(Part::Scale) {
+        scale::measure(args.quick, &mut report)?;
     }
     if wanted(Part::Http) {
         http::measure(args.quick, &mut report)?;

@@ -22,6 +22,7 @@ mod modes;
 mod network;
 mod odd;
 mod quic;
+mod scale;
 mod schedulers;
 mod spread;
 mod udp;

@@ -22,7 +22,9 @@ pub struct Config {
     top: String,
     tail: String,
     services: Vec<Service>,
+    flows: u32,
     half_open: u32,
+    limits: String,
 }
 
 impl Config {
@@ -37,7 +39,9 @@ impl Config {
             top: String::new(),
             tail: String::new(),
             services: Vec::new(),
+            flows: 65_536,
             half_open: 65_536,
+            limits: String::new(),
         }
     }
 
@@ -45,6 +49,21 @@ impl Config {
     #[must_use]
     pub const fn half_open(mut self, flows: u32) -> Self {
         self.half_open = flows;
+        self
+    }
+
+    /// Room for so many entries of established flows of each family; a flow takes two.
+    #[must_use]
+    pub const fn flows(mut self, entries: u32) -> Self {
+        self.flows = entries;
+        self
+    }
+
+    /// A line of `[limits]`, such as `backends = 100`.
+    #[must_use]
+    pub fn limit(mut self, line: &str) -> Self {
+        self.limits.push_str(line);
+        self.limits.push('\n');
         self
     }
 
@@ -89,8 +108,9 @@ impl Config {
             write!(text, "[[interface]]\nname = {name:?}\n").expect("writing to a string");
         }
         // Small tables: several labs run at once.
-        text.push_str("[limits]\nflows-ipv4 = 65536\nflows-ipv6 = 65536\n");
+        writeln!(text, "[limits]\n{}", self.limits).expect("writing to a string");
         for family in ["ipv4", "ipv6"] {
+            writeln!(text, "flows-{family} = {}", self.flows).expect("writing to a string");
             writeln!(text, "half-open-{family} = {}", self.half_open).expect("writing to a string");
         }
         for service in &self.services {

@@ -22,6 +22,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod nginx;
 pub mod poll;
+pub mod scale;
 pub mod server;
 pub mod stand_in;
 

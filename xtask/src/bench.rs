@@ -17,10 +17,11 @@ use crate::{
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Fewer rounds and points, and no million flows: under two minutes instead of eleven.
+    /// Fewer rounds and points, and no million flows: under three minutes instead of some fifteen.
     #[arg(long)]
     quick: bool,
-    /// Only some parts: main, new, flows, services, backends, size, flip, memory, http.
+    /// Only some parts: main, new, flows, services, backends, size,
+    /// many-services, schedulers, flood, flip, sweep, memory, scale, http.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the report goes: report.md, report.json and a picture for each group of curves [default: TARGET/bench].

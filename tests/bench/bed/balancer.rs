@@ -18,7 +18,12 @@ use lb_common::{
 };
 use lb_userspace::{
     datapath::{Datapath as _, KernelDatapath, KernelFlowTables, loader::Features},
-    model::{self, Limits, Protocol, ServiceId, XdpMode},
+    model::{self, Limits, Protocol, Scheduler, ServiceId, XdpMode},
+    plan::{
+        Filling,
+        maglev::Peer,
+        schedule::{self, MAX_SLOTS},
+    },
 };
 
 use super::{
@@ -30,6 +35,8 @@ use super::{
 pub(crate) const BACKENDS: u8 = 4;
 /// Source addresses, enough for a million flows with the default range of ports.
 const SOURCES: u8 = 16;
+/// Slots of a Maglev table: the configuration's default.
+const TABLE: u32 = 65_537;
 /// Where tunnels of mode `gue` end.
 const GUE_PORT: u16 = 6080;
 /// Where the pins are.
@@ -137,10 +144,45 @@ impl Balancer {
         self.path.0.flow_tables()
     }
 
+    /// Has the first service choose its backends in another way.
+    pub(crate) fn schedule(&mut self, scheduler: Scheduler) -> Result<()> {
+        let load = self.chain.load();
+        let peer = |n| Peer {
+            address: SocketAddr::new(load.traffic.backend(n), 8080),
+            weight: 1,
+        };
+        let peers: Vec<Peer> = (0..load.backends).map(peer).collect();
+        let filling = Filling {
+            scheduler,
+            table_size: TABLE,
+        };
+        // The first service's backends have the numbers of their positions.
+        let (rule, slots) = schedule::fill(filling, &peers, MAX_SLOTS);
+        let first = u32::from(self.backends).div_ceil(SLOTS_PER_PAGE);
+        self.path.0.write_pages(first, &pages(&slots))?;
+        let rotation = Rotation::new(first * SLOTS_PER_PAGE, u32::try_from(slots.len())?, rule);
+        Ok(self.path.0.set_rotation(0, rotation)?)
+    }
+
+    /// Nanoseconds in the program for a frame, of so many, while the kernel's statistics are on.
+    pub(crate) fn time(&mut self, frames: u32) -> Result<f64> {
+        let before = self.info()?;
+        self.chain.send(frames)?;
+        Ok(time_per_run(&before, &self.info()?))
+    }
+
     /// What the kernel says of the program.
     pub(crate) fn info(&mut self) -> Result<ProgramInfo> {
         self.path.0.program()?.info().context("no facts about the program")
     }
+}
+
+/// Nanoseconds that a program took for a frame between two looks at it, while the kernel's statistics were on.
+#[expect(clippy::cast_precision_loss, reason = "well below 2^52 ns")]
+pub(crate) fn time_per_run(before: &ProgramInfo, after: &ProgramInfo) -> f64 {
+    let time = after.run_time().saturating_sub(before.run_time());
+    let runs = after.run_count().saturating_sub(before.run_count());
+    time.as_nanos() as f64 / runs as f64
 }
 
 /// Services on ports in turn, each over servers of its own.

@@ -6,7 +6,7 @@ use lb_common::abi::Mode;
 use lb_userspace::model::Limits;
 
 use crate::bed::{
-    balancer::{Balancer, Counts},
+    balancer::{Balancer, Counts, time_per_run},
     chain::{Chain, Run},
     nftables, routing,
     traffic::{Load, Traffic},
@@ -252,13 +252,6 @@ impl Account {
 /// Why a rate does not count: one frame in a hundred, or more, did not come out at the end, or came from elsewhere.
 fn lost(sent: u64, arrived: u64) -> Option<String> {
     (arrived.abs_diff(sent) > sent / 100).then(|| format!("of {sent} frames {arrived} arrived"))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "well below 2^52 ns")]
-fn time_per_run(before: &ProgramInfo, after: &ProgramInfo) -> f64 {
-    let time = after.run_time().saturating_sub(before.run_time());
-    let runs = after.run_count().saturating_sub(before.run_count());
-    time.as_nanos() as f64 / runs as f64
 }
 
 #[cfg(test)]

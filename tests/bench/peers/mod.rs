@@ -65,12 +65,20 @@ pub(crate) enum Part {
     Backends,
     /// Curves over the size of packets.
     Size,
+    /// A thousand services beside one.
+    ManyServices,
+    /// New flows by scheduler.
+    Schedulers,
+    /// Connections in a flood of SYNs.
+    Flood,
     /// From a verdict to the maps.
     Flip,
     /// The walk over the flow tables.
     Sweep,
     /// Memory of the maps.
     Memory,
+    /// A daemon with many services, backends and flows.
+    Scale,
     /// HTTP through lb and others.
     Http,
 }
