@@ -72,7 +72,7 @@ fn flood(from: &Host, vip: SocketAddr, further: &[&str]) -> u64 {
     command
         .args(["bench", "traffic", "syn", "--json", "--interface", "eth0", "--to"])
         .arg(vip.to_string())
-        .args(["--flows", "20000", "--duration", "3s"])
+        .args(["--flows", "20000", "--duration", "2s"])
         .args(further);
     let told = Outcome::of(&mut command).success().json();
     told["figures"]["sent"].as_u64().unwrap()
