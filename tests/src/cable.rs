@@ -31,7 +31,7 @@ pub struct Faults {
     pub seed: u64,
     /// How many frames of a hundred are lost.
     pub lost: u32,
-    /// How many frames of a hundred come late: up to [`OVERTAKEN_BY`] others overtake them.
+    /// How many frames of a hundred come late: up to five others overtake them.
     pub late: u32,
 }
 
