@@ -1,6 +1,9 @@
 //! Clients and servers in VLANs of their own, on one cable of the load balancer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_tests::{
     Lab, Topology, client,
@@ -62,7 +65,14 @@ fn lab(servers_in: &Vlan) -> Option<Lab> {
     let lab = Lab::new(Topology::OneArm, 2);
     let try_it = "ip link add link eth0 name trial type vlan id 1 2>/dev/null && ip link del trial && echo yes || true";
     if lab.client.ns.sh(try_it).trim() != "yes" {
-        eprintln!("not tried: this kernel has no VLAN devices");
+        let guest = std::env::var_os("LB_TEST_GUEST").is_some();
+        assert!(!guest, "this guest should have VLAN devices");
+        // Past the test runner, which shows nothing of tests that pass.
+        writeln!(
+            io::stderr(),
+            "not tried here but in guests: this kernel has no VLAN devices"
+        )
+        .unwrap();
         return None;
     }
     lab.leave_tags_in_frames();
