@@ -35,8 +35,15 @@ pub struct Config {
     pub full_nat: FullNat,
     /// What tunnelled packets come from and go to, in modes `ipip` and `gue`.
     pub tunnel: Tunnel,
+    /// How often each next hop is asked whether it still has its MAC address; zero: never.
+    pub neighbour_poll: Duration,
     /// Services, in the order of the file.
     pub services: Vec<Service>,
+}
+
+impl Config {
+    /// How often next hops are asked: so that another host under the address of a backend is found within a second.
+    pub const NEIGHBOUR_POLL: Duration = Duration::from_millis(500);
 }
 
 /// An interface that the packet path is attached to.

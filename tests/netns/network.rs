@@ -1,13 +1,17 @@
 //! Interfaces, neighbours and addresses that change while the daemon runs, and traffic that is not its business.
 
-use std::net::{TcpListener, UdpSocket};
+use std::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use lb_tests::{
     Lab, Topology,
     balancer::PATIENCE,
     client::{self, Held},
     eventually,
-    lab::Family,
+    lab::{Family, Host},
+    poll::patience,
 };
 
 use crate::common::even;
@@ -87,19 +91,58 @@ fn a_backends_new_mac_address_is_followed() {
     }
 }
 
+/// Gives a server another MAC address as if it were another host: it announces nothing, and has no need to ask either.
+fn replace_silently(server: &Host, mac: &str) {
+    // The entries go with the address.
+    server.ns.sh(&format!(
+        "entries=$(ip neigh | awk '$5 ~ /:/ {{print $1, \"lladdr\", $5, \"dev\", $3}}')
+         ip link set eth0 address {mac}
+         echo \"$entries\" | while read -r entry; do ip neigh replace $entry nud permanent; done"
+    ));
+}
+
+#[test]
+fn a_backend_that_is_replaced_without_a_word_is_followed_within_a_second() {
+    let lab = Lab::new(Topology::TwoArm, 1);
+    let _http = lab.serve_http();
+    let server = &lab.servers[0];
+    for family in Family::ALL {
+        // Nothing asks about its health: that next hops are asked decides, as it does by default.
+        let lb = lab.start(&lab.config().service(lab.web(family).health("type = \"none\"")));
+        let vip = lab.vip(family, 80);
+        let mut held = lab.client.ns.run(|| Held::open(vip)).unwrap();
+        let mut slowest = Duration::ZERO;
+        // The kernel does not follow twice within a second (`locktime`); and each time at another moment between two questions.
+        let rest = |round: u64| std::thread::sleep(Duration::from_millis(1100 + 90 * round));
+        for round in 0..5 {
+            rest(round);
+            let mac = format!("02:00:00:00:0{round}:{:02x}", vip.is_ipv6() as u8 + 0x70);
+            let (replaced, attempt) = (Instant::now(), Duration::from_millis(30));
+            replace_silently(server, &mac);
+            // Attempts of their own: a SYN that is repeated would be so after a second.
+            let served = || TcpStream::connect_timeout(&vip, attempt).and_then(|s| client::request(&s, "/"));
+            while let Err(error) = lab.client.ns.run(served) {
+                assert!(
+                    replaced.elapsed() < patience(Duration::from_secs(1)),
+                    "{family:?}: {error}"
+                );
+            }
+            slowest = slowest.max(replaced.elapsed());
+            assert!(lb.backend("web", "s1").next_hop.is_some_and(|hop| hop.contains(&mac)));
+            held.say("at another host").unwrap();
+        }
+        println!("{family:?}: served again within {} ms", slowest.as_millis());
+        lb.detach();
+    }
+}
+
 #[test]
 fn a_backend_that_is_replaced_without_a_word_is_found_by_its_health_check() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let _http = lab.serve_http();
-    let server = &lab.servers[0];
     for (family, mac) in [(Family::V4, "02:00:00:00:00:42"), (Family::V6, "02:00:00:00:00:62")] {
-        // What the server sends by itself tells its neighbours, too: so its own entries are fixed.
-        let lb = lab.start(&lab.config().service(lab.web(family)));
-        server.ns.sh(
-            "ip neigh | awk '$5 ~ /:/ {print $1, \"lladdr\", $5, \"dev\", $3}' | while read -r entry; do
-            ip neigh replace $entry nud permanent; done",
-        );
-        server.ns.sh(&format!("ip link set eth0 address {mac}"));
+        let lb = lab.start(&lab.config().top("neighbour-poll = \"0s\"").service(lab.web(family)));
+        replace_silently(&lab.servers[0], mac);
         lb.wait_backend("web", "s1", "at its new MAC address", |b| {
             b.in_rotation && b.next_hop.as_deref().is_some_and(|hop| hop.contains(mac))
         });

@@ -25,6 +25,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
     let socket = path(&mut root, "socket").unwrap_or_else(|| state_dir.join(format!("{instance}.sock")));
     let bpffs = path(&mut root, "bpffs").unwrap_or_else(|| "/sys/fs/bpf".into());
     let vlans = root.boolean("vlans");
+    let neighbour_poll = duration(&mut root, "neighbour-poll").unwrap_or(Config::NEIGHBOUR_POLL);
     let interfaces = root.tables("interface").into_iter().map(interface).collect();
     let limits = limits(root.table("limits"));
     let full_nat = full_nat(root.table("full-nat"));
@@ -46,6 +47,7 @@ pub(super) fn read<'a>(document: &'a DeTable<'a>, sink: &'a Sink) -> Config {
         limits,
         full_nat,
         tunnel,
+        neighbour_poll,
         services,
     }
 }

@@ -226,6 +226,13 @@ fn the_socket_follows_state_dir_and_instance() {
     assert_eq!(config.interfaces[0].xdp, XdpMode::Native);
 }
 
+#[test]
+fn next_hops_are_asked_twice_a_second_or_never() {
+    let poll = |line: &str| parse("lb.toml", &format!("{line}{INTERFACE}")).unwrap().neighbour_poll;
+    assert_eq!(poll(""), Duration::from_millis(500));
+    assert_eq!(poll("neighbour-poll = \"0s\"\n"), Duration::ZERO);
+}
+
 /// Every rule: a file that breaks it, and what the operator reads.
 #[test]
 fn mistakes_are_told() {
@@ -286,6 +293,10 @@ fn mistakes_are_told() {
         (
             "socket_too_long",
             format!("socket = \"/{}\"\n{INTERFACE}", "s".repeat(120)),
+        ),
+        (
+            "neighbour_poll_too_often",
+            format!("neighbour-poll = \"99ms\"\n{INTERFACE}"),
         ),
         (
             "limits_out_of_range",

@@ -48,7 +48,9 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     loader::check_capabilities().map_err(|e| refusal(e.kind(), &e))?;
     let lock = Lock::acquire(&config.state_dir, &config.instance).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
     let listener = server::bind(&config.socket).map_err(|e| refusal(ErrorKind::Conflict, &e))?;
-    let (network, network_events) = network::start(KernelNetwork::start().await?);
+    let (mut network, network_events) = KernelNetwork::start().await?;
+    network.poll_next_hops(config.neighbour_poll);
+    let (network, network_events) = network::start((network, network_events));
     let names: Vec<String> = config.interfaces.iter().map(|i| i.name.clone()).collect();
     let vlan_devices = network.vlan_devices(&names);
     let features = loader::Features {

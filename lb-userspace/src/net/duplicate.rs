@@ -108,7 +108,7 @@ pub(super) struct PacketSocket {
 }
 
 impl PacketSocket {
-    fn open(vip: IpAddr, link: &InterfaceInfo) -> io::Result<Self> {
+    pub(super) fn open(vip: IpAddr, link: &InterfaceInfo) -> io::Result<Self> {
         let ethertype = match vip {
             IpAddr::V4(_) => frame::ETHERTYPE_ARP,
             IpAddr::V6(_) => frame::ETHERTYPE_IPV6,
@@ -136,6 +136,10 @@ impl PacketSocket {
             socket,
             ifindex: link.index,
         })
+    }
+
+    pub(super) const fn as_socket(&self) -> &Socket {
+        &self.socket
     }
 
     pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {

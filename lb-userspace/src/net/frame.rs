@@ -1,4 +1,4 @@
-//! The Ethernet frames by which a VIP's owner is asked for and announced: ARP (RFC 826, RFC 5227) and IPv6 neighbour
+//! The Ethernet frames by which a VIP's owner is asked for and announced, and next hops are asked: ARP (RFC 826, RFC 5227) and IPv6 neighbour
 //! discovery (RFC 4861, RFC 4862). Pure: bytes in, bytes out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,16 +21,18 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ND_HOP_LIMIT: u8 = 255;
 /// "Override" of an advertisement: replaces what neighbours had cached.
 const FLAG_OVERRIDE: u32 = 0x2000_0000;
+const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 
 /// "Who has this VIP?", without saying that we do: an ARP probe (RFC 5227, section 2.1.1), or the solicitation of
 /// duplicate address detection (RFC 4862, section 5.4.2).
 pub(super) fn probe(vip: IpAddr, own: Mac) -> Vec<u8> {
     match vip {
-        IpAddr::V4(vip) => arp(ARP_REQUEST, own, Ipv4Addr::UNSPECIFIED, vip),
+        IpAddr::V4(vip) => arp(ARP_REQUEST, BROADCAST, own, Ipv4Addr::UNSPECIFIED, vip),
         IpAddr::V6(vip) => {
             let body = neighbour_message(NEIGHBOUR_SOLICITATION, 0, vip, &[]);
-            ipv6(own, Ipv6Addr::UNSPECIFIED, solicited_node(vip), body)
+            let everybody = solicited_node(vip);
+            ipv6(multicast_mac(everybody), own, Ipv6Addr::UNSPECIFIED, everybody, body)
         }
     }
 }
@@ -39,14 +41,44 @@ pub(super) fn probe(vip: IpAddr, own: Mac) -> Vec<u8> {
 /// unsolicited neighbour advertisement.
 pub(super) fn announcements(vip: IpAddr, own: Mac) -> Vec<Vec<u8>> {
     match vip {
-        IpAddr::V4(vip) => vec![arp(ARP_REQUEST, own, vip, vip), arp(ARP_REPLY, own, vip, vip)],
+        IpAddr::V4(vip) => [ARP_REQUEST, ARP_REPLY]
+            .map(|operation| arp(operation, BROADCAST, own, vip, vip))
+            .to_vec(),
         IpAddr::V6(vip) => {
-            let mut option = vec![OPTION_TARGET_LINK_LAYER, 1];
-            option.extend(own.0);
+            let option = link_layer(OPTION_TARGET_LINK_LAYER, own);
             let body = neighbour_message(NEIGHBOUR_ADVERTISEMENT, FLAG_OVERRIDE, vip, &option);
-            vec![ipv6(own, vip, ALL_NODES, body)]
+            vec![ipv6(multicast_mac(ALL_NODES), own, vip, ALL_NODES, body)]
         }
     }
+}
+
+/// "Who has this address?", sent to one host, or to everybody on the link; the answer goes to `source`, an address of this host.
+/// `None` if their IP versions differ.
+pub(super) fn question(address: IpAddr, at: Option<Mac>, own: Mac, source: IpAddr) -> Option<Vec<u8>> {
+    match (address, source) {
+        (IpAddr::V4(address), IpAddr::V4(source)) => {
+            Some(arp(ARP_REQUEST, at.unwrap_or(BROADCAST), own, source, address))
+        }
+        (IpAddr::V6(address), IpAddr::V6(source)) => {
+            let option = link_layer(OPTION_SOURCE_LINK_LAYER, own);
+            let body = neighbour_message(NEIGHBOUR_SOLICITATION, 0, address, &option);
+            let everybody = solicited_node(address);
+            Some(match at {
+                Some(mac) => ipv6(mac, own, source, address, body),
+                None => ipv6(multicast_mac(everybody), own, source, everybody, body),
+            })
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+    }
+}
+
+/// Whose presence a frame shows: the sender of an ARP message, or who advertises itself as a neighbour.
+pub(super) fn speaker(frame: &[u8]) -> Option<IpAddr> {
+    if let Some((_, arp)) = payload(frame, ETHERTYPE_ARP) {
+        return Some(ArpMessage::read(arp)?.sender.into());
+    }
+    let message = NeighbourMessage::read(frame)?;
+    (message.kind == NEIGHBOUR_ADVERTISEMENT).then_some(message.target.into())
 }
 
 /// The MAC address of another host that claims the VIP with this frame, or probes for it as we do.
@@ -65,8 +97,8 @@ fn ethernet(destination: Mac, source: Mac, ethertype: u16) -> Vec<u8> {
     frame
 }
 
-fn arp(operation: u16, own: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    let mut frame = ethernet(BROADCAST, own, ETHERTYPE_ARP);
+fn arp(operation: u16, to: Mac, own: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = ethernet(to, own, ETHERTYPE_ARP);
     frame.extend(ARP_ETHERNET_IPV4);
     frame.extend(operation.to_be_bytes());
     frame.extend(own.0);
@@ -86,8 +118,15 @@ fn neighbour_message(kind: u8, flags: u32, target: Ipv6Addr, options: &[u8]) -> 
     body
 }
 
-fn ipv6(own: Mac, source: Ipv6Addr, destination: Ipv6Addr, body: Vec<u8>) -> Vec<u8> {
-    let mut frame = ethernet(multicast_mac(destination), own, ETHERTYPE_IPV6);
+/// An option that tells a MAC address.
+fn link_layer(option: u8, own: Mac) -> Vec<u8> {
+    let mut option = vec![option, 1];
+    option.extend(own.0);
+    option
+}
+
+fn ipv6(to: Mac, own: Mac, source: Ipv6Addr, destination: Ipv6Addr, body: Vec<u8>) -> Vec<u8> {
+    let mut frame = ethernet(to, own, ETHERTYPE_IPV6);
     // Neighbour messages are far shorter than 64 KiB.
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
     frame.extend([0x60, 0, 0, 0]);
@@ -152,34 +191,74 @@ fn payload(mut frame: &[u8], ethertype: u16) -> Option<(Mac, &[u8])> {
     (u16::from_be_bytes(take(&mut frame)?) == ethertype).then_some((source, frame))
 }
 
+struct ArpMessage {
+    operation: u16,
+    sender_mac: Mac,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+}
+
+impl ArpMessage {
+    /// Reads a frame's payload.
+    fn read(mut arp: &[u8]) -> Option<Self> {
+        let kind: [u8; 6] = take(&mut arp)?;
+        let operation = u16::from_be_bytes(take(&mut arp)?);
+        let sender_mac = Mac(take(&mut arp)?);
+        let sender = Ipv4Addr::from(take::<4>(&mut arp)?);
+        let _target_mac: [u8; 6] = take(&mut arp)?;
+        let target = Ipv4Addr::from(take::<4>(&mut arp)?);
+        (kind == ARP_ETHERNET_IPV4).then_some(Self {
+            operation,
+            sender_mac,
+            sender,
+            target,
+        })
+    }
+}
+
 fn arp_claimant(frame: &[u8], vip: Ipv4Addr) -> Option<Mac> {
-    let (_, mut arp) = payload(frame, ETHERTYPE_ARP)?;
-    let kind: [u8; 6] = take(&mut arp)?;
-    let operation = u16::from_be_bytes(take(&mut arp)?);
-    let sender_mac = Mac(take(&mut arp)?);
-    let sender = Ipv4Addr::from(take::<4>(&mut arp)?);
-    let _target_mac: [u8; 6] = take(&mut arp)?;
-    let target = Ipv4Addr::from(take::<4>(&mut arp)?);
-    let claims = sender == vip;
-    let probes = operation == ARP_REQUEST && sender.is_unspecified() && target == vip;
-    (kind == ARP_ETHERNET_IPV4 && (claims || probes)).then_some(sender_mac)
+    let (_, arp) = payload(frame, ETHERTYPE_ARP)?;
+    let message = ArpMessage::read(arp)?;
+    let claims = message.sender == vip;
+    let probes = message.operation == ARP_REQUEST && message.sender.is_unspecified() && message.target == vip;
+    (claims || probes).then_some(message.sender_mac)
+}
+
+/// A message of neighbour discovery about one address.
+struct NeighbourMessage<'a> {
+    kind: u8,
+    frame_source: Mac,
+    source: Ipv6Addr,
+    target: Ipv6Addr,
+    options: &'a [u8],
+}
+
+impl<'a> NeighbourMessage<'a> {
+    /// Reads a whole frame.
+    fn read(frame: &'a [u8]) -> Option<Self> {
+        let (frame_source, mut ip) = payload(frame, ETHERTYPE_IPV6)?;
+        let _version_class_flow_length: [u8; 6] = take(&mut ip)?;
+        let [next_header, hop_limit] = take(&mut ip)?;
+        let source = Ipv6Addr::from(take::<16>(&mut ip)?);
+        let _destination: [u8; 16] = take(&mut ip)?;
+        let [kind, code, _, _] = take(&mut ip)?;
+        let _flags: [u8; 4] = take(&mut ip)?;
+        let target = Ipv6Addr::from(take::<16>(&mut ip)?);
+        (next_header == NEXT_HEADER_ICMPV6 && hop_limit == ND_HOP_LIMIT && code == 0).then_some(Self {
+            kind,
+            frame_source,
+            source,
+            target,
+            options: ip,
+        })
+    }
 }
 
 fn nd_claimant(frame: &[u8], vip: Ipv6Addr) -> Option<Mac> {
-    let (frame_source, mut ip) = payload(frame, ETHERTYPE_IPV6)?;
-    let _version_class_flow_length: [u8; 6] = take(&mut ip)?;
-    let [next_header, hop_limit] = take(&mut ip)?;
-    let source = Ipv6Addr::from(take::<16>(&mut ip)?);
-    let _destination: [u8; 16] = take(&mut ip)?;
-    let [kind, code, _, _] = take(&mut ip)?;
-    let _flags: [u8; 4] = take(&mut ip)?;
-    let target = Ipv6Addr::from(take::<16>(&mut ip)?);
-    if next_header != NEXT_HEADER_ICMPV6 || hop_limit != ND_HOP_LIMIT || code != 0 || target != vip {
-        return None;
-    }
-    match kind {
-        NEIGHBOUR_ADVERTISEMENT => Some(target_link_layer(ip).unwrap_or(frame_source)),
-        NEIGHBOUR_SOLICITATION if source.is_unspecified() => Some(frame_source),
+    let message = NeighbourMessage::read(frame).filter(|m| m.target == vip)?;
+    match message.kind {
+        NEIGHBOUR_ADVERTISEMENT => Some(target_link_layer(message.options).unwrap_or(message.frame_source)),
+        NEIGHBOUR_SOLICITATION if message.source.is_unspecified() => Some(message.frame_source),
         _ => None,
     }
 }
@@ -252,6 +331,34 @@ mod tests {
     }
 
     #[test]
+    fn a_question_goes_to_one_host_or_to_all_and_shows_who_asks() {
+        let at = Mac([2, 0, 0, 0, 0, 9]);
+        for (address, source, everybody) in [
+            ("192.0.2.10", "192.0.2.1", [0xff; 6]),
+            ("2001:db8::ab:cdef", "2001:db8::1", [0x33, 0x33, 0xff, 0xab, 0xcd, 0xef]),
+        ] {
+            let (address, source): (IpAddr, IpAddr) = (address.parse().unwrap(), source.parse().unwrap());
+            for (to, expected) in [(Some(at), at.0), (None, everybody)] {
+                let frame = question(address, to, OWN, source).unwrap();
+                assert_eq!((&frame[..6], &frame[6..12]), (&expected[..], &OWN.0[..]));
+                // An IPv6 question says nothing of the asker that counts as an answer.
+                assert_eq!(speaker(&frame), source.is_ipv4().then_some(source));
+                assert_eq!(claimant(&frame, address), None);
+            }
+        }
+        let (v4, v6) = (IpAddr::from([192, 0, 2, 10]), "2001:db8::1".parse().unwrap());
+        assert_eq!(question(v4, None, OWN, v6), None);
+    }
+
+    #[test]
+    fn who_announces_an_address_is_heard() {
+        for vip in ["192.0.2.10", "2001:db8::10"] {
+            let vip: IpAddr = vip.parse().unwrap();
+            assert!(announcements(vip, OWN).iter().all(|frame| speaker(frame) == Some(vip)));
+        }
+    }
+
+    #[test]
     fn claims_for_other_addresses_do_not_count() {
         for (vip, other) in [("192.0.2.10", "192.0.2.11"), ("2001:db8::10", "2001:db8::11")] {
             let (vip, other): (IpAddr, IpAddr) = (vip.parse().unwrap(), other.parse().unwrap());
@@ -264,7 +371,7 @@ mod tests {
     #[test]
     fn an_ordinary_question_for_the_vip_is_no_claim() {
         let vip = Ipv4Addr::new(192, 0, 2, 10);
-        let question = arp(ARP_REQUEST, OWN, Ipv4Addr::new(192, 0, 2, 1), vip);
+        let question = question(vip.into(), None, OWN, Ipv4Addr::new(192, 0, 2, 1).into()).unwrap();
         assert_eq!(claimant(&question, vip.into()), None);
     }
 

@@ -1,9 +1,10 @@
 //! [`Network`] over the Linux kernel.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -15,6 +16,7 @@ use super::{
     monitor::{self, SharedTables, lock},
     neighbour,
     path_test::{self, Answer, Question},
+    poll,
     request::Requests,
     route::{self, Route},
     table::{NeighbourKey, Tables, next_hop_key},
@@ -64,6 +66,15 @@ impl KernelNetwork {
             events,
         )));
         Ok((network, receiver))
+    }
+
+    /// Asks next hops from now on whether they are still there, this often, so that another host that takes an address over
+    /// without a word is found; see [`super::polls`]. Not at all if that is zero.
+    pub fn poll_next_hops(&mut self, every: Duration) {
+        if !every.is_zero() {
+            lock(&self.tables).polls.start(every);
+            self.tasks.push(tokio::spawn(poll::run(Arc::clone(&self.tables))));
+        }
     }
 
     /// By which interface packets to an address leave, and by which router. Asks the routing table only: no neighbour is
@@ -148,14 +159,16 @@ impl KernelNetwork {
         })
     }
 
-    /// The neighbour on the way to a backend, if it is due for a question.
-    async fn due_for_refresh(&self, to: IpAddr) -> Option<NeighbourKey> {
-        let route = self.route(to).await.ok()?;
+    /// Whether the neighbour on the way to a backend is due for a question of the kernel's.
+    fn is_due(&self, to: IpAddr, route: &Route) -> bool {
         let mut tables = lock(&self.tables);
-        tables.usable_link(to, &route).ok()?;
-        let key = next_hop_key(to, &route);
+        let key = next_hop_key(to, route);
+        if tables.usable_link(to, route).is_err() {
+            return false;
+        }
         tables.want(key);
-        tables.needs_refresh(key).then_some(key)
+        tables.polls.add(key, route.source, Instant::now());
+        tables.needs_refresh(key)
     }
 }
 
@@ -182,6 +195,7 @@ impl Network for KernelNetwork {
         let (ask, answer) = {
             let mut tables = lock(&self.tables);
             tables.usable_link(to, &route)?;
+            tables.polls.add(key, route.source, Instant::now());
             (tables.want(key), tables.next_hop(to, &route))
         };
         if ask {
@@ -191,18 +205,19 @@ impl Network for KernelNetwork {
     }
 
     async fn refresh(&self, backends: &[IpAddr]) {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for &to in backends {
-            let Some(key) = self.due_for_refresh(to).await else {
-                continue;
-            };
+            let Ok(route) = self.route(to).await else { continue };
+            let key = next_hop_key(to, &route);
             // Backends behind one gateway share it.
             if seen.insert(key)
+                && self.is_due(to, &route)
                 && let Err(error) = self.solicit(key).await
             {
                 tracing::debug!(address = %key.address, %error, "a neighbour could not be refreshed");
             }
         }
+        lock(&self.tables).polls.retain(&seen);
     }
 
     async fn ask_anew(&self, backend: IpAddr) {

@@ -12,6 +12,8 @@ mod message;
 mod monitor;
 mod neighbour;
 mod path_test;
+mod poll;
+mod polls;
 mod request;
 mod route;
 mod sysctl;

@@ -11,6 +11,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{
     error::NextHopError,
+    polls::{Poll, Polls},
     route::Route,
     types::{InterfaceInfo, Lower, Mac, NetEvent, NextHop},
 };
@@ -20,7 +21,7 @@ use super::{
 const ROUTE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A neighbour's address, on its link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct NeighbourKey {
     pub(super) ifindex: u32,
     pub(super) address: IpAddr,
@@ -104,6 +105,8 @@ pub(super) struct Tables {
     routes: HashMap<IpAddr, CachedRoute>,
     /// Grows with every change of routes; an answer that crossed a change on its way is not kept.
     route_generation: u64,
+    /// Next hops that are asked whether they are still there.
+    pub(super) polls: Polls,
     /// VIPs that this process added or adopted, for kernels that do not keep the mark.
     pub(super) own_vips: HashSet<(u32, IpAddr)>,
 }
@@ -268,6 +271,21 @@ impl Tables {
 
     pub(super) fn needs_refresh(&self, key: NeighbourKey) -> bool {
         !self.neighbours.get(&key).is_some_and(Neighbour::is_fresh)
+    }
+
+    /// The next hops to ask now, each with its link.
+    pub(super) fn due_polls(&mut self, now: Instant) -> Vec<(Poll, InterfaceInfo)> {
+        let neighbours = &self.neighbours;
+        let due = self.polls.take(now, |key| {
+            let neighbour = neighbours.get(&key)?;
+            if neighbour.is_fixed() {
+                None
+            } else {
+                neighbour.usable_mac()
+            }
+        });
+        let link = |poll: Poll| Some((poll, self.links.get(&poll.key.ifindex)?.clone()));
+        due.into_iter().filter_map(link).collect()
     }
 
     pub(super) fn forget_wanted(&mut self, key: NeighbourKey) {

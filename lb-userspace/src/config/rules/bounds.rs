@@ -38,6 +38,8 @@ pub(in crate::config) const RISE_FALL: RangeInclusive<u32> = 1..=1000;
 pub(in crate::config) const FLOW_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=WEEK;
 /// Between two health checks. A shorter interval would be a load of its own.
 pub(in crate::config) const CHECK_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=WEEK;
+/// Between two questions to a next hop, unless there are none. A question waits up to 0.7 s for its answer.
+pub(in crate::config) const NEIGHBOUR_POLL: RangeInclusive<Duration> = Duration::from_millis(100)..=WEEK;
 /// Length of a health check.
 pub(in crate::config) const CHECK_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=WEEK;
 /// Delay of the first health check.

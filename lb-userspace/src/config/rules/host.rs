@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::{error::Problem, value::quoted},
-    bounds, duplicates,
+    bounds, duplicates, duration_as_expected,
     pool::unusable_address,
     within,
 };
@@ -23,6 +23,16 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         absolute(key, path, problems);
     }
     socket_length(&config.socket, problems);
+    if !config.neighbour_poll.is_zero() {
+        let expected = "0s, which turns it off, or 100ms to 7days";
+        duration_as_expected(
+            "neighbour-poll",
+            config.neighbour_poll,
+            &bounds::NEIGHBOUR_POLL,
+            expected,
+            problems,
+        );
+    }
     interfaces(config, problems);
     limits(config, problems);
     source_ports(&config.full_nat, problems);

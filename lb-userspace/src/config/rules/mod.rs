@@ -229,15 +229,26 @@ pub(super) fn flow_timeout(key: &str, timeout: Duration) -> Option<Problem> {
 }
 
 fn duration_within(key: &str, value: Duration, range: &RangeInclusive<Duration>, problems: &mut Vec<Problem>) {
-    if range.contains(&value) {
-        return;
-    }
-    let value = format_duration(value);
     let expected = format!(
         "{} to {}",
         format_duration(*range.start()),
         format_duration(*range.end())
     );
+    duration_as_expected(key, value, range, &expected, problems);
+}
+
+/// As [`duration_within`], where the range alone does not say what is expected.
+fn duration_as_expected(
+    key: &str,
+    value: Duration,
+    range: &RangeInclusive<Duration>,
+    expected: &str,
+    problems: &mut Vec<Problem>,
+) {
+    if range.contains(&value) {
+        return;
+    }
+    let value = format_duration(value);
     problems.push(
         Problem::new(key, format!("{value} is out of range"))
             .value(value)

@@ -190,6 +190,7 @@ impl Host {
                 full_nat: FullNat::default(),
                 tunnel: crate::model::Tunnel::default(),
                 vlans: None,
+                neighbour_poll: Config::NEIGHBOUR_POLL,
                 services: services.to_vec(),
             },
             vlans: true,
