@@ -87,10 +87,7 @@ fn json_is_what_the_api_says() {
 fn flows_lists_a_connection_with_both_its_ends() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _http = lab.serve_http();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let lb = lab.start(&config);
     for (family, service) in [(Family::V4, "web"), (Family::V6, "web6")] {
         let held = lab.client.ns.run(|| Held::open(lab.vip(family, 80))).unwrap();

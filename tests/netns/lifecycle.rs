@@ -12,10 +12,7 @@ use crate::common::even;
 fn a_killed_daemon_is_not_noticed_and_the_next_one_adopts() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _http = lab.serve_http();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let mut lb = lab.start(&config);
     assert!(!lb.status().adopted);
     let loads = Family::ALL.map(|family| Load::start(&lab.client, lab.vip(family, 80), 2));
@@ -73,10 +70,7 @@ fn traces(lab: &Lab) -> String {
 fn detach_leaves_nothing_behind() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _http = lab.serve_http();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     assert_eq!(traces(&lab), "");
     let addresses = "ip -oneline address show scope global | awk '{print $2, $4}'";
     let before = lab.lb.ns.sh(addresses);

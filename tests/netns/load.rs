@@ -45,10 +45,7 @@ fn start(command: &mut Command) -> Child {
 fn requests_are_exactly_as_many_as_wanted_and_shared_exactly() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _nginx = lab.serve_nginx();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let lb = lab.start(&config);
     for (family, service) in [(Family::V4, "web"), (Family::V6, "web6")] {
         let to = lab.vip(family, 80).to_string();

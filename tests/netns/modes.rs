@@ -9,10 +9,7 @@ fn full_nat_shows_the_load_balancers_address_in_every_topology() {
     for topology in [Topology::OneArm, Topology::TwoArm, Topology::Routed] {
         let lab = Lab::new(topology, 2);
         let _http = lab.serve_http();
-        let config = lab
-            .config()
-            .service(lab.web(Family::V4))
-            .service(lab.web(Family::V6).named("web6"));
+        let config = lab.config_for_both();
         let _lb = lab.start(&config);
         for family in Family::ALL {
             for _ in 0..4 {

@@ -297,10 +297,7 @@ fn a_vip_that_the_operator_manages_is_left_alone() {
 fn traffic_that_is_not_a_services_reaches_the_kernel() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let _http = lab.serve_http();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let lb = lab.start(&config);
     let local = lb_tests::HttpServer::start(&lab.lb, 2222);
     for family in Family::ALL {

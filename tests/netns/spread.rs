@@ -36,10 +36,7 @@ fn connections_one_after_the_other_are_shared_exactly() {
 fn connections_in_parallel_are_shared_exactly() {
     let lab = Lab::new(Topology::TwoArm, 4);
     let _nginx = lab.serve_nginx();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let _lb = lab.start(&config);
     for family in Family::ALL {
         let vip = lab.vip(family, 80);
@@ -52,10 +49,7 @@ fn connections_in_parallel_are_shared_exactly() {
 fn a_thousand_parallel_connections_are_all_answered() {
     let lab = Lab::new(Topology::TwoArm, 4);
     let _nginx = lab.serve_nginx();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let lb = lab.start(&config);
     for family in Family::ALL {
         let vip = lab.vip(family, 80);
@@ -136,10 +130,7 @@ fn schedulers_change_under_traffic() {
 fn curl_is_answered_by_nginx() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let _nginx = lab.serve_nginx();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let _lb = lab.start(&config);
     for family in Family::ALL {
         let url = format!("http://{}/", lab.vip(family, 80));

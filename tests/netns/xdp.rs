@@ -97,10 +97,7 @@ fn jumbo_frames_go_through_the_native_path() {
     let lab = Lab::new(Topology::TwoArm, 1);
     lab.set_mtu(9000);
     let nginx = lab.serve_nginx();
-    let config = lab
-        .config()
-        .service(lab.web(Family::V4))
-        .service(lab.web(Family::V6).named("web6"));
+    let config = lab.config_for_both();
     let lb = lab.start(&config);
     for interface in lb.status().interfaces {
         assert_eq!(

@@ -34,13 +34,7 @@ fn shares(taken: impl IntoIterator<Item = u32>) -> BTreeMap<u32, u64> {
 fn equal_backends_differ_by_at_most_one_at_any_time() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 3,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(3));
         let mut counts = [0u32; 3];
         for port in 0..100 {
             let (server, _) = lab.forward(&service, &service.request(1000 + port));
@@ -62,13 +56,7 @@ fn equal_backends_differ_by_at_most_one_at_any_time() {
 fn weights_are_kept_in_their_smooth_order() {
     let mut lab = Lab::new();
     for case in [Case::PLAIN, Case::UDP] {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 3,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(3));
         let slots: Vec<_> = SmoothWrr::new(&[5, 1, 1], &mut [0; 3])
             .take(7)
             .map(|i| service.servers[i].index)
@@ -84,13 +72,7 @@ fn weights_are_kept_in_their_smooth_order() {
 #[test]
 fn a_schedule_of_many_pages_is_walked_to_its_end() {
     let mut lab = Lab::new();
-    let service = lab.serve(
-        Case::PLAIN,
-        &Setup {
-            backends: 2,
-            ..Setup::default()
-        },
-    );
+    let service = lab.serve(Case::PLAIN, &Setup::of(2));
     // One slot of 200 for the first, and that in the last page.
     let mut slots = [service.servers[1].index; 200];
     slots[199] = service.servers[0].index;
@@ -234,13 +216,7 @@ fn a_flow_that_opens_on_two_cpus_at_once_is_one_flow() {
 fn a_retransmitted_first_packet_stays_where_it_was() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 3,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(3));
         let request = service.request(2000);
         let flow = lab.forward(&service, &request);
         for _ in 0..5 {
@@ -254,13 +230,7 @@ fn a_retransmitted_first_packet_stays_where_it_was() {
 fn another_schedule_changes_new_flows_only() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 2,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(2));
         let [first, second] = [service.servers[0], service.servers[1]];
         lab.schedule(&service, &[first.index]);
         let old = service.request(3000);

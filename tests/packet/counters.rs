@@ -22,13 +22,7 @@ use crate::{
 fn packets_bytes_and_flows_are_counted_exactly() {
     let mut lab = Lab::new();
     for case in Case::all() {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 1,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(1));
         let server = service.servers[0];
         let mut expected = BackendCounters::default();
         assert_eq!(lab.counters(server), expected);
@@ -69,23 +63,11 @@ fn packets_bytes_and_flows_are_counted_exactly() {
 #[test]
 fn the_sweep_counts_flows_by_backend() {
     let mut lab = Lab::new();
-    let tcp = lab.serve(
-        Case::PLAIN,
-        &Setup {
-            backends: 2,
-            ..Setup::default()
-        },
-    );
+    let tcp = lab.serve(Case::PLAIN, &Setup::of(2));
     let six = Case::all()
         .into_iter()
         .find(|case| case.family == crate::lab::Family::V6 && case.protocol == Protocol::Udp);
-    let udp = lab.serve(
-        six.unwrap(),
-        &Setup {
-            backends: 1,
-            ..Setup::default()
-        },
-    );
+    let udp = lab.serve(six.unwrap(), &Setup::of(1));
     for port in 0..10 {
         let request = tcp.request(4000 + port);
         let flow = lab.forward(&tcp, &request);
@@ -140,13 +122,7 @@ fn sweep_of(table: Table) {
         Table::HalfOpen => ([0, 0, 0], [flows, 0]),
     };
     let mut lab = Lab::new();
-    let service = lab.serve(
-        Case::PLAIN,
-        &Setup {
-            backends: 1,
-            ..Setup::default()
-        },
-    );
+    let service = lab.serve(Case::PLAIN, &Setup::of(1));
     let requests = [4000, 4001, 4002].map(|port| service.request(port));
     let flows = requests.clone().map(|request| lab.forward(&service, &request));
     let server = service.servers[0].index;

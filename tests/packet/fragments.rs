@@ -223,26 +223,6 @@ fn later_fragments_may_come_in_any_order() {
     }
 }
 
-/// Sends a frame that must reach the kernel as it came.
-#[track_caller]
-fn untouched_on(lab: &mut Lab, interface: &str, frame: &[u8], reason: PassReason) {
-    let before = lab.passed(reason);
-    let out = lab.run_on(interface, frame);
-    assert_eq!(
-        (out.verdict, &out.frame[..]),
-        (Verdict::Pass, frame),
-        "{:?}",
-        lab.reasons()
-    );
-    assert_eq!(
-        lab.passed(reason),
-        before + 1,
-        "{}: {:?}",
-        reason.as_str(),
-        lab.reasons()
-    );
-}
-
 #[test]
 fn a_fragment_before_the_first_is_the_kernels() {
     let mut lab = Lab::new();
@@ -259,12 +239,7 @@ fn a_fragment_before_the_first_is_the_kernels() {
         // To an address that is no VIP.
         let elsewhere = long(&service, 4000).with(|p| p.to.set_ip(case.ip(9, 9)));
         lab.untouched(&cut(&elsewhere, 1, CUTS)[1], PassReason::LaterFragment);
-        untouched_on(
-            &mut lab,
-            BACKEND_IF,
-            &cut(&elsewhere, 1, CUTS)[1],
-            PassReason::LaterFragment,
-        );
+        lab.untouched_on(BACKEND_IF, &cut(&elsewhere, 1, CUTS)[1], PassReason::LaterFragment);
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
     EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel,
-    Ipv6Header, TcpHeader, UdpHeader,
+    Ipv6Header, TcpHeader, UdpHeader, err::ValueTooBigError,
 };
 
 use lb_common::{
@@ -178,6 +178,20 @@ impl Packet {
         }
     }
 
+    /// A checksum over addresses and all that follows, as the packet's family has it.
+    fn checksum(
+        &self,
+        v4: impl Fn([u8; 4], [u8; 4]) -> Result<u16, ValueTooBigError<usize>>,
+        v6: impl Fn([u8; 16], [u8; 16]) -> Result<u16, ValueTooBigError<usize>>,
+    ) -> u16 {
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => v4(src.octets(), dst.octets()),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => v6(src.octets(), dst.octets()),
+            mixed => panic!("{mixed:?} are of two families"),
+        }
+        .unwrap()
+    }
+
     fn l4_bytes(&self) -> Vec<u8> {
         let (src_port, dst_port) = (self.from.port(), self.to.port());
         let mut bytes = match &self.l4 {
@@ -194,16 +208,10 @@ impl Packet {
                 header.urg = tcp.flags & 0x20 != 0;
                 header.ece = tcp.flags & 0x40 != 0;
                 header.cwr = tcp.flags & 0x80 != 0;
-                header.checksum = match (self.from.ip(), self.to.ip()) {
-                    (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                        header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), &self.payload)
-                    }
-                    (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                        header.calc_checksum_ipv6_raw(src.octets(), dst.octets(), &self.payload)
-                    }
-                    mixed => panic!("{mixed:?} are of two families"),
-                }
-                .unwrap();
+                header.checksum = self.checksum(
+                    |src, dst| header.calc_checksum_ipv4_raw(src, dst, &self.payload),
+                    |src, dst| header.calc_checksum_ipv6_raw(src, dst, &self.payload),
+                );
                 header.to_bytes().to_vec()
             }
             L4::Udp(checksum) => {
@@ -215,16 +223,10 @@ impl Packet {
                     checksum: 0,
                 };
                 if *checksum == UdpChecksum::Computed {
-                    header.checksum = match (self.from.ip(), self.to.ip()) {
-                        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                            header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), &self.payload)
-                        }
-                        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                            header.calc_checksum_ipv6_raw(src.octets(), dst.octets(), &self.payload)
-                        }
-                        mixed => panic!("{mixed:?} are of two families"),
-                    }
-                    .unwrap();
+                    header.checksum = self.checksum(
+                        |src, dst| header.calc_checksum_ipv4_raw(src, dst, &self.payload),
+                        |src, dst| header.calc_checksum_ipv6_raw(src, dst, &self.payload),
+                    );
                 }
                 header.to_bytes().to_vec()
             }

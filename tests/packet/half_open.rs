@@ -276,10 +276,7 @@ fn new_flows_beyond_the_limit_go_by_their_hash_where_none_need_be_stored() {
             ..case
         };
         let mut lab = Lab::with(ONE_A_SECOND);
-        let setup = Setup {
-            backends: 8,
-            ..Setup::default()
-        };
+        let setup = Setup::of(8);
         let service = lab.serve(case, &setup);
         lab.run(&service.request(3999));
         let stored = entries(&lab, case, Table::HalfOpen);

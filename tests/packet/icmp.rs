@@ -430,26 +430,6 @@ fn errors_do_not_change_a_flow() {
     }
 }
 
-/// Runs a frame that must reach the kernel as it came, by any interface.
-#[track_caller]
-fn untouched(lab: &mut Lab, interface: &str, frame: &[u8], reason: PassReason) {
-    let before = lab.passed(reason);
-    let out = lab.run_on(interface, frame);
-    assert_eq!(
-        (out.verdict, &out.frame[..]),
-        (Verdict::Pass, frame),
-        "{:?}",
-        lab.reasons()
-    );
-    assert_eq!(
-        lab.passed(reason),
-        before + 1,
-        "{}: {:?}",
-        reason.as_str(),
-        lab.reasons()
-    );
-}
-
 #[test]
 fn errors_about_no_flow_are_the_kernels() {
     let mut lab = Lab::new();
@@ -464,42 +444,17 @@ fn errors_about_no_flow_are_the_kernels() {
             };
             let l4 = case.ip_header();
             // Another port, another address, another protocol, to somebody else than it is about.
-            untouched(
-                &mut lab,
-                interface,
-                &with(&|i| i.body[l4 + 1] ^= 1),
-                PassReason::IcmpNoFlow,
-            );
-            untouched(
-                &mut lab,
-                interface,
-                &with(&|i| i.body[l4 - 1] ^= 1),
-                PassReason::IcmpNoFlow,
-            );
+            lab.untouched_on(interface, &with(&|i| i.body[l4 + 1] ^= 1), PassReason::IcmpNoFlow);
+            lab.untouched_on(interface, &with(&|i| i.body[l4 - 1] ^= 1), PassReason::IcmpNoFlow);
             let protocol = if case.family == Family::V4 { 9 } else { 6 };
-            untouched(
-                &mut lab,
-                interface,
-                &with(&|i| i.body[protocol] = 132),
-                PassReason::IcmpNoFlow,
-            );
-            untouched(
-                &mut lab,
-                interface,
-                &with(&|i| i.to = case.ip(3, 3)),
-                PassReason::IcmpNoFlow,
-            );
+            lab.untouched_on(interface, &with(&|i| i.body[protocol] = 132), PassReason::IcmpNoFlow);
+            lab.untouched_on(interface, &with(&|i| i.to = case.ip(3, 3)), PassReason::IcmpNoFlow);
             // About an error, which nobody should have sent.
             let icmp = if case.family == Family::V4 { 1 } else { 58 };
-            untouched(
-                &mut lab,
-                interface,
-                &with(&|i| i.body[protocol] = icmp),
-                PassReason::IcmpNoFlow,
-            );
+            lab.untouched_on(interface, &with(&|i| i.body[protocol] = icmp), PassReason::IcmpNoFlow);
             // About a later fragment, which names no port.
             if case.family == Family::V4 {
-                untouched(&mut lab, interface, &with(&|i| i.body[7] = 1), PassReason::IcmpNoFlow);
+                lab.untouched_on(interface, &with(&|i| i.body[7] = 1), PassReason::IcmpNoFlow);
             }
             // Other messages, whatever they carry.
             for kind in [0, 5, 13, 133, 134, 135, 136, 137, 143] {
@@ -511,7 +466,7 @@ fn errors_about_no_flow_are_the_kernels() {
                 if [3, 11, 12, 8, 128].contains(&other) {
                     continue;
                 }
-                untouched(&mut lab, interface, &with(&|i| i.kind = other), PassReason::NotTcpOrUdp);
+                lab.untouched_on(interface, &with(&|i| i.kind = other), PassReason::NotTcpOrUdp);
             }
         }
     }
@@ -525,7 +480,7 @@ fn an_error_must_quote_what_its_receiver_sent() {
         let talk = Conversation::new(&mut lab, case, 100);
         let (mut comes, _) = talk.towards_backend(errors(case.family)[0], 100);
         comes.body = quote(&talk.sent, 100);
-        untouched(&mut lab, CLIENT_IF, &comes.bytes(), PassReason::IcmpNoFlow);
+        lab.untouched_on(CLIENT_IF, &comes.bytes(), PassReason::IcmpNoFlow);
     }
 }
 
@@ -536,11 +491,11 @@ fn errors_that_quote_too_little_are_the_kernels() {
         let talk = Conversation::new(&mut lab, case, 100);
         for length in 0..case.ip_header() + 8 {
             for (interface, comes, _) in talk.both(errors(case.family)[0], length) {
-                untouched(&mut lab, interface, &comes.bytes(), PassReason::Malformed);
+                lab.untouched_on(interface, &comes.bytes(), PassReason::Malformed);
                 // Padding behind the packet is no quote.
                 let mut padded = comes.bytes();
                 padded.resize(padded.len() + 60, 0);
-                untouched(&mut lab, interface, &padded, PassReason::Malformed);
+                lab.untouched_on(interface, &padded, PassReason::Malformed);
             }
         }
     }
@@ -559,7 +514,7 @@ fn errors_with_no_hop_left_are_the_kernels() {
                 assert_same(&lab.run_on(interface, &comes.bytes()).frame, &goes, "the last hop");
                 continue;
             }
-            untouched(&mut lab, interface, &comes.bytes(), PassReason::TtlExpired);
+            lab.untouched_on(interface, &comes.bytes(), PassReason::TtlExpired);
         }
     }
 }
@@ -589,7 +544,7 @@ fn errors_in_fragments_are_the_kernels() {
         for (interface, comes, _) in talk.both(errors(case.family)[0], 100) {
             let mut first = comes.bytes();
             first[ETHERNET + 6] = 0x20;
-            untouched(&mut lab, interface, &first, PassReason::NotTcpOrUdp);
+            lab.untouched_on(interface, &first, PassReason::NotTcpOrUdp);
             let mut later = comes.bytes();
             later[ETHERNET + 7] = 9;
             let reason = if interface == CLIENT_IF {
@@ -597,7 +552,7 @@ fn errors_in_fragments_are_the_kernels() {
             } else {
                 PassReason::LaterFragment
             };
-            untouched(&mut lab, interface, &later, reason);
+            lab.untouched_on(interface, &later, reason);
         }
     }
 }
@@ -682,13 +637,7 @@ fn echo_replies_are_limited() {
 fn what_does_not_fit_is_answered() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 1,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(1));
         for (mtu, quoted_v4, quoted_v6) in [(1000, 544, 512), (1300, 544, 1232), (600, 544, 512)] {
             lab.change(service.servers[0], |backend| backend.mtu = mtu);
             let fits = mtu - u32::try_from(case.overhead()).unwrap();

@@ -23,7 +23,7 @@ pub(crate) use crate::{
     case::{Case, Family},
     ground::{BACKEND_IF, CLIENT_IF, FEATURES, LIMITS, OTHER_IF, open, open_with},
     run::{Outcome, Verdict, assert_same, run, run_over},
-    service::{BACK_MAC, FIRST_PORT, Server, Service, Setup, TUNNEL_PORT, timeouts},
+    service::{BACK_MAC, DISTINCT, FIRST_PORT, Server, Service, Setup, TUNNEL_PORT, timeouts},
 };
 use crate::{
     frames::{ACK, L4, Packet, SYN},
@@ -292,68 +292,56 @@ impl Lab {
     /// Sends a TCP packet that must be answered with RST, and checks every byte of that.
     #[track_caller]
     pub(crate) fn refused(&mut self, packet: &Packet, reason: DropReason) {
-        let before = self.dropped(reason);
-        let out = self.run(packet);
-        assert_eq!(out.verdict, Verdict::Tx, "{packet:?}");
+        let out = self.dropped_for(packet, reason, Verdict::Tx);
         assert_same(&out.frame, &packet.reset());
         assert_eq!(out.frame.len(), if packet.from.is_ipv4() { 54 } else { 74 });
-        assert_eq!(
-            self.dropped(reason),
-            before + 1,
-            "{}: {:?}",
-            reason.as_str(),
-            self.reasons()
-        );
     }
 
     /// Sends a packet that must be dropped without an answer.
     #[track_caller]
     pub(crate) fn ignored(&mut self, packet: &Packet, reason: DropReason) {
-        let before = self.dropped(reason);
-        let out = self.run(packet);
-        assert_eq!(out.verdict, Verdict::Drop, "{packet:?}\n{:?}", self.reasons());
-        assert_eq!(
-            self.dropped(reason),
-            before + 1,
-            "{}: {:?}",
-            reason.as_str(),
-            self.reasons()
-        );
+        self.dropped_for(packet, reason, Verdict::Drop);
     }
 
     /// Sends a packet that must be answered, by ICMP, with why it goes no further.
     #[track_caller]
     pub(crate) fn told(&mut self, packet: &Packet, reason: DropReason) {
+        self.dropped_for(packet, reason, Verdict::Tx);
+    }
+
+    /// Sends a packet that must go no further, with this verdict and for this reason.
+    #[track_caller]
+    fn dropped_for(&mut self, packet: &Packet, reason: DropReason, verdict: Verdict) -> Outcome {
         let before = self.dropped(reason);
         let out = self.run(packet);
-        assert_eq!(out.verdict, Verdict::Tx, "{packet:?}\n{:?}", self.reasons());
-        assert_eq!(
-            self.dropped(reason),
-            before + 1,
-            "{}: {:?}",
-            reason.as_str(),
-            self.reasons()
-        );
+        assert_eq!(out.verdict, verdict, "{packet:?}\n{:?}", self.reasons());
+        self.counted_once(reason.as_str(), before, self.dropped(reason));
+        out
     }
 
     /// Sends a frame that must reach the kernel as it came.
     #[track_caller]
     pub(crate) fn untouched(&mut self, frame: &[u8], reason: PassReason) {
+        self.untouched_on(CLIENT_IF, frame, reason);
+    }
+
+    /// The same by any interface.
+    #[track_caller]
+    pub(crate) fn untouched_on(&mut self, interface: &str, frame: &[u8], reason: PassReason) {
         let before = self.passed(reason);
-        let out = self.run_on(CLIENT_IF, frame);
+        let out = self.run_on(interface, frame);
         assert_eq!(
             (out.verdict, &out.frame[..]),
             (Verdict::Pass, frame),
             "{:?}",
             self.reasons()
         );
-        assert_eq!(
-            self.passed(reason),
-            before + 1,
-            "{}: {:?}",
-            reason.as_str(),
-            self.reasons()
-        );
+        self.counted_once(reason.as_str(), before, self.passed(reason));
+    }
+
+    #[track_caller]
+    fn counted_once(&self, reason: &str, before: u64, after: u64) {
+        assert_eq!(after, before + 1, "{reason}: {:?}", self.reasons());
     }
 
     /// A packet that opens no flow must be refused as its protocol allows.

@@ -10,16 +10,7 @@ use lb_userspace::{datapath::FlowTables as _, model::Protocol};
 
 use crate::{
     frames::{ACK, FIN, Packet, RST, SYN},
-    lab::{BACKEND_IF, Case, Lab, Server, Service, Setup, timeouts},
-};
-
-/// Timeouts in ticks that tell each phase by its own.
-const DISTINCT: Timeouts = Timeouts {
-    syn: 100_000,
-    established: 200_000,
-    fin: 150_000,
-    closing: 50_000,
-    udp: 70_000,
+    lab::{BACKEND_IF, Case, DISTINCT, Lab, Server, Service, Setup, timeouts},
 };
 
 /// A connection, and its way to the backend.

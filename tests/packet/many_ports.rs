@@ -59,13 +59,7 @@ fn a_service_on_all_ports_takes_those_that_no_other_has() {
     let mut lab = Lab::new();
     for case in Case::two_arms() {
         let other = lab.serve(case, &Setup::default());
-        let all = lab.serve(
-            case,
-            &Setup {
-                backends: 1,
-                ..Setup::default()
-            },
-        );
+        let all = lab.serve(case, &Setup::of(1));
         lab.datapath.remove_service(all.id()).unwrap();
         let all = Service { vip: other.vip, ..all };
         publish(&mut lab, &all, 0);

@@ -4,14 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use lb_common::{
     abi::{Mode, OnDown},
-    flow::Timeouts,
     reason::DropReason,
 };
 use lb_userspace::{datapath::FlowTables as _, model::Protocol};
 
 use crate::{
     frames::{ACK, FIN, L4, RST, SYN, UdpChecksum},
-    lab::{Case, Family, Lab, Setup, Table, assert_same, timeouts},
+    lab::{Case, DISTINCT, Family, Lab, Setup, Table, assert_same, timeouts},
 };
 
 fn tcp() -> impl Iterator<Item = Case> {
@@ -42,15 +41,6 @@ fn a_flow_has_one_entry() {
         assert_eq!(entries(&lab), before + 1, "{case:?}");
     }
 }
-
-/// Each phase has a timeout of its own here, so that the flow's tells its phase.
-const DISTINCT: Timeouts = Timeouts {
-    syn: 100_000,
-    established: 200_000,
-    fin: 150_000,
-    closing: 50_000,
-    udp: 70_000,
-};
 
 #[test]
 fn the_client_alone_opens_and_closes() {

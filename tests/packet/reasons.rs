@@ -219,13 +219,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "flow of a backend that went down",
         packet: |lab, case| {
-            let service = lab.serve(
-                case,
-                &Setup {
-                    backends: 1,
-                    ..Setup::default()
-                },
-            );
+            let service = lab.serve(case, &Setup::of(1));
             let request = service.request(1);
             lab.forward(&service, &request);
             lab.change(service.servers[0], |backend| backend.state = BackendState::DOWN);
@@ -259,10 +253,7 @@ const ROWS: &[Row] = &[
             if case.mode != Mode::NAT {
                 return None;
             }
-            let setup = Setup {
-                backends: 1,
-                ..Setup::default()
-            };
+            let setup = Setup::of(1);
             let (first, second) = (lab.serve(case, &setup), lab.serve(case, &setup));
             lab.forward(&first, &first.request(1));
             lab.change(second.servers[0], |backend| {
@@ -302,13 +293,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "next hop behind an interface that is not ours",
         packet: |lab, case| {
-            let service = lab.serve(
-                case,
-                &Setup {
-                    backends: 1,
-                    ..Setup::default()
-                },
-            );
+            let service = lab.serve(case, &Setup::of(1));
             lab.change(service.servers[0], |backend| backend.link.ifindex = 1);
             Some(service.request(1).bytes())
         },

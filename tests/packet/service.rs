@@ -191,6 +191,14 @@ impl Setup {
 }
 
 impl Setup {
+    /// The default with another number of backends.
+    pub(crate) fn of(backends: u32) -> Self {
+        Self {
+            backends,
+            ..Self::DEFAULT
+        }
+    }
+
     /// [`Setup::default`], for constants.
     pub(crate) const DEFAULT: Self = Self {
         backends: 2,
@@ -209,6 +217,15 @@ impl Default for Setup {
         Self::DEFAULT
     }
 }
+
+/// Timeouts in ticks that tell each phase by its own.
+pub(crate) const DISTINCT: Timeouts = Timeouts {
+    syn: 100_000,
+    established: 200_000,
+    fin: 150_000,
+    closing: 50_000,
+    udp: 70_000,
+};
 
 /// The same idle timeout in every phase, in ticks.
 pub(crate) const fn timeouts(ticks: u32) -> Timeouts {

@@ -146,13 +146,7 @@ fn padding_is_no_part_of_the_packet() {
 fn the_tunnels_port_is_the_backends() {
     let mut lab = Lab::new();
     for case in Case::tunnels().into_iter().filter(|case| case.mode == Mode::GUE) {
-        let service = lab.serve(
-            case,
-            &Setup {
-                backends: 1,
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::of(1));
         lab.forward(&service, &service.request(4000));
         lab.change(service.servers[0], |backend| backend.tunnel_port = Be16::new(5555));
         let out = lab.run(&service.request(4000));
@@ -203,10 +197,7 @@ fn a_frame_without_headroom_is_dropped_by_name() {
             continue;
         }
         let mut lab = Lab::new();
-        let setup = Setup {
-            backends: 1,
-            ..Setup::default()
-        };
+        let setup = Setup::of(1);
         let service = lab.serve(case, &setup);
         lab.change(service.servers[0], |backend| {
             backend.address = net::to_any(service.vip.ip());

@@ -400,6 +400,14 @@ impl Lab {
         Config::new(&self.instance, &self.socket(), self.directory.path(), self.interfaces())
     }
 
+    /// A configuration with [`Lab::web`] of both families: `web`, and `web6` over IPv6.
+    #[must_use]
+    pub fn config_for_both(&self) -> Config {
+        self.config()
+            .service(self.web(Family::V4))
+            .service(self.web(Family::V6).named("web6"))
+    }
+
     /// A TCP service on the VIP's port 80 with every server as a backend, checked over TCP.
     #[must_use]
     pub fn web(&self, family: Family) -> Service {
