@@ -5,6 +5,10 @@
 //! end of an attempt ([`Layout::settle`]), whether that succeeded or broke off: what was reserved and did not reach the
 //! maps is free again, what they no longer refer to is given up.
 
+mod draft;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -12,16 +16,15 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service, SlotPage},
+    abi::{Backend, BackendState, Previous, Rotation, Service},
     flow::Tick,
 };
 
 use super::{
     diff::Action,
     indices::Indices,
-    maglev::Peer,
     ranges::{Range, RangeAllocator},
-    schedule::{self, Filling},
+    schedule::Filling,
     slots,
     sources::{self, SourceArena},
 };
@@ -211,83 +214,6 @@ impl Layout {
         })
     }
 
-    /// Works out how the maps shall hold a service.
-    ///
-    /// # Errors
-    /// When there is no room for it; then nothing is reserved.
-    pub fn draft(&mut self, wanted: &WantedService, now: Duration) -> Result<Draft, LayoutError> {
-        let before = self.cut(wanted.id);
-        let mut draft = Draft {
-            after: Contents::default(),
-            before,
-        };
-        match self.fill(wanted, &draft.before, now) {
-            Ok(after) => draft.after = after,
-            Err(error) => {
-                self.settle(wanted.id, &draft, now);
-                return Err(error);
-            }
-        }
-        // Backends of other services may have brought these addresses in.
-        let places = draft.after.sources.keys();
-        let known = places.filter_map(|p| Some((*p, *self.contents.sources.get(p)?)));
-        draft.before.sources.extend(known);
-        // A service that had the index before may have left these.
-        for Service { index, .. } in draft.after.services.values() {
-            let all = &self.contents;
-            draft.before.spills.extend(all.spills.get(index).map(|r| (*index, *r)));
-            draft
-                .before
-                .previous
-                .extend(all.previous.get(index).map(|p| (*index, *p)));
-        }
-        Ok(draft)
-    }
-
-    /// Works out how the maps look without a service: its backends are left as removed until their flows are gone.
-    #[must_use]
-    pub fn draft_removal(&self, id: ServiceId) -> Draft {
-        let before = self.cut(id);
-        let mut after = Contents {
-            backends: before.backends.clone(),
-            sources: before.sources.clone(),
-            ..Contents::default()
-        };
-        for backend in after.backends.values_mut() {
-            backend.state = BackendState::REMOVED;
-        }
-        Draft { before, after }
-    }
-
-    /// Backends that name a service that is not there and are not marked as removed, as a daemon leaves them that was
-    /// killed while it removed a service.
-    #[must_use]
-    pub fn draft_orphans(&self) -> Draft {
-        let services: BTreeSet<u32> = self.contents.services.values().map(|s| s.index).collect();
-        let orphan = |b: &Backend| !services.contains(&b.service) && b.state != BackendState::REMOVED;
-        let orphans = self
-            .contents
-            .backends
-            .iter()
-            .filter(|(_, b)| orphan(b))
-            .map(|(i, b)| (*i, *b));
-        let mut before = Contents {
-            backends: orphans.collect(),
-            ..Contents::default()
-        };
-        let mut after = before.clone();
-        // Whatever is left of their rotations is unknown; let it be emptied.
-        before.rotations = before
-            .backends
-            .values()
-            .map(|b| (b.service, Rotation::new(0, 1, Rule::ROUND_ROBIN)))
-            .collect();
-        for backend in after.backends.values_mut() {
-            backend.state = BackendState::REMOVED;
-        }
-        Draft { before, after }
-    }
-
     /// Takes note of a write.
     pub fn wrote(&mut self, action: &Action) {
         action.apply(&mut self.contents);
@@ -336,201 +262,6 @@ impl Layout {
     /// Gives up source addresses that no backend uses any more.
     pub fn collect_garbage(&mut self, now: Duration) {
         self.sources.collect_garbage(&self.contents, now);
-    }
-
-    /// A service with all that belongs to it, as the maps hold it.
-    fn cut(&self, id: ServiceId) -> Contents {
-        let all = &self.contents;
-        let mut cut = Contents::default();
-        for index in self.backends_of(id) {
-            if let Some(backend) = all.backends.get(&index) {
-                cut.backends.insert(index, *backend);
-                self.cut_sources(backend, &mut cut);
-            }
-        }
-        cut.services.extend(self.keys_of(id));
-        // A service that is only half there may have a rotation already, or still.
-        let Some(index) = self.services.get(&id) else {
-            return cut;
-        };
-        cut.rotations.extend(all.rotations.get(index).map(|r| (*index, *r)));
-        cut.spills.extend(all.spills.get(index).map(|r| (*index, *r)));
-        cut.previous.extend(all.previous.get(index).map(|p| (*index, *p)));
-        for rotation in cut.rotations.values().chain(cut.spills.values()) {
-            cut.pages.extend(pages_in(*rotation, &all.pages));
-        }
-        cut
-    }
-
-    /// What leads to a service.
-    fn keys_of(&self, id: ServiceId) -> impl Iterator<Item = (ServiceId, Service)> + '_ {
-        let index = self.services.get(&id).copied();
-        let of_vip = self.contents.services.range(id..);
-        of_vip
-            .take_while(move |(key, _)| key.vip.ip() == id.vip.ip())
-            .filter(move |(_, service)| Some(service.index) == index)
-            .map(|(key, service)| (*key, *service))
-    }
-
-    fn cut_sources(&self, backend: &Backend, cut: &mut Contents) {
-        let places = backend.first_source..backend.first_source.saturating_add(backend.source_places());
-        cut.sources
-            .extend(self.contents.sources.range(places).map(|(p, a)| (*p, *a)));
-    }
-
-    fn fill(&mut self, wanted: &WantedService, before: &Contents, now: Duration) -> Result<Contents, LayoutError> {
-        let service = self.service_index(wanted.id)?;
-        let entry = Service {
-            index: service,
-            ..wanted.entry
-        };
-        let mut after = Contents {
-            services: wanted.keys.iter().map(|key| (*key, entry)).collect(),
-            backends: before.backends.clone(),
-            sources: before.sources.clone(),
-            ..Contents::default()
-        };
-        for backend in after.backends.values_mut() {
-            backend.state = BackendState::REMOVED;
-        }
-        let mut indices = Vec::with_capacity(wanted.backends.len());
-        for backend in &wanted.backends {
-            indices.push(self.fill_backend(service, backend, &mut after, now)?);
-        }
-        self.fill_schedules(service, wanted, &indices, before, &mut after, now)?;
-        Ok(after)
-    }
-
-    fn fill_backend(
-        &mut self,
-        service: u32,
-        wanted: &WantedBackend,
-        after: &mut Contents,
-        now: Duration,
-    ) -> Result<u32, LayoutError> {
-        let range = self
-            .sources
-            .place(&wanted.sources, now)
-            .ok_or(LayoutError::Sources(self.capacities.sources))?;
-        after
-            .sources
-            .extend((range.first..).zip(wanted.sources.iter().copied()));
-        let members = self.members.entry(service).or_default();
-        let index = match members.get(&wanted.address) {
-            Some(index) => *index,
-            None => {
-                let full = LayoutError::Backends(self.capacities.backends);
-                let index = self.backend_indices.allocate().ok_or(full)?;
-                members.insert(wanted.address, index);
-                index
-            }
-        };
-        let entry = Backend {
-            address: lb_common::net::to_any(wanted.address.ip()),
-            port: lb_common::net::Be16::new(wanted.address.port()),
-            family: if wanted.address.is_ipv4() { 4 } else { 6 },
-            first_source: range.first,
-            sources: range.len.saturating_mul(wanted.spread),
-            service,
-            ..wanted.entry
-        };
-        after.backends.insert(index, entry);
-        Ok(index)
-    }
-
-    /// The schedule of the tier that serves, that of the next one, and the one that goes.
-    fn fill_schedules(
-        &mut self,
-        service: u32,
-        wanted: &WantedService,
-        indices: &[u32],
-        before: &Contents,
-        after: &mut Contents,
-        now: Duration,
-    ) -> Result<(), LayoutError> {
-        let peers = |share: fn(&WantedBackend) -> u32| -> Vec<Peer> {
-            let peer = |b: &WantedBackend| Peer {
-                address: b.address,
-                weight: share(b),
-            };
-            wanted.backends.iter().map(peer).collect()
-        };
-        let current = before.rotations.get(&service).copied();
-        let fill = |peers: &[Peer], cap| -> (Rule, Vec<u32>) {
-            let (rule, slots) = schedule::fill(wanted.filling, peers, cap);
-            let index = |at: u32| indices.get(usize::try_from(at).ok()?).copied();
-            (rule, slots.into_iter().filter_map(index).collect())
-        };
-        let serving = peers(|b| b.share);
-        let rotation = self.place(|cap| fill(&serving, cap), current, before, after, now)?;
-        let next_tier = peers(|b| b.spill);
-        let spill = before.spills.get(&service).copied();
-        match self.place(|cap| fill(&next_tier, cap), spill, before, after, now) {
-            Ok(spill) => after.spills.extend((!spill.is_empty()).then_some((service, spill))),
-            Err(error) => {
-                if current != Some(rotation) {
-                    self.pages.retire(slots::pages_of(rotation), now);
-                }
-                return Err(error);
-            }
-        }
-        after.rotations.insert(service, rotation);
-        if let Some(until) = wanted.previous_until {
-            let replaced = current.filter(|old| *old != rotation && old.rule().by_hash() && !old.is_empty());
-            let replaced = replaced.map(|rotation| Previous {
-                rotation,
-                until,
-                pad: 0,
-            });
-            let kept = replaced.or_else(|| before.previous.get(&service).copied());
-            after.previous.extend(kept.map(|previous| (service, previous)));
-        }
-        Ok(())
-    }
-
-    /// Leaves a schedule that is the same where it is. A new one gets pages of its own; where those are scarce, a
-    /// coarser one will do.
-    fn place(
-        &mut self,
-        fill: impl Fn(u32) -> (Rule, Vec<u32>),
-        current: Option<Rotation>,
-        before: &Contents,
-        after: &mut Contents,
-        now: Duration,
-    ) -> Result<Rotation, LayoutError> {
-        let mut cap = schedule::MAX_SLOTS;
-        loop {
-            let (rule, order) = fill(cap);
-            if let Some(rotation) = current
-                && rotation.rule() == rule
-                && slots::is_order(rotation, &before.pages, &order)
-            {
-                after.pages.extend(pages_in(rotation, &before.pages));
-                return Ok(rotation);
-            }
-            let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
-            if len == 0 {
-                return Ok(Rotation::default());
-            }
-            if let Some(range) = self.pages.allocate(slots::pages_for(len), now) {
-                after.pages.extend((range.first..).zip(slots::paginate(&order)));
-                return Ok(Rotation::new(range.first * SLOTS_PER_PAGE, len, rule));
-            }
-            cap = cap.min(len) / 2;
-            if rule != Rule::ROUND_ROBIN || cap < SLOTS_PER_PAGE {
-                return Err(LayoutError::Pages(self.capacities.pages));
-            }
-        }
-    }
-
-    fn service_index(&mut self, id: ServiceId) -> Result<u32, LayoutError> {
-        if let Some(index) = self.services.get(&id) {
-            return Ok(*index);
-        }
-        let full = LayoutError::Services(self.capacities.services);
-        let index = self.service_indices.allocate().ok_or(full)?;
-        self.services.insert(id, index);
-        Ok(index)
     }
 
     fn settle_pages(&mut self, id: ServiceId, draft: &Draft, now: Duration) {
@@ -627,12 +358,6 @@ fn ranges_of<'c>(
     all.map(|r| slots::pages_of(*r)).filter(|r| r.len > 0).collect()
 }
 
-/// The pages of a schedule.
-fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> impl Iterator<Item = (u32, SlotPage)> {
-    let Range { first, len } = slots::pages_of(rotation);
-    pages.range(first..first.saturating_add(len)).map(|(n, p)| (*n, *p))
-}
-
 /// Address and port of an entry; `None` for one that is not in use.
 #[must_use]
 pub fn address_of(backend: &Backend) -> Option<SocketAddr> {
@@ -654,6 +379,3 @@ pub fn sources_of(contents: &Contents, backend: &Backend) -> Vec<IpAddr> {
     };
     sources::addresses(contents, range).unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,3 +1,4 @@
+use lb_common::abi::Rule;
 use proptest::prelude::*;
 
 use super::*;
