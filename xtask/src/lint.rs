@@ -49,6 +49,8 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
         "warnings",
     ]);
 
+    let fuzz = fuzz_targets()?;
+
     // The pinned compiler is a stable one; it builds `core` for the BPF target only when told to act as its own bootstrap.
     let mut packet_path = shell::cargo()?;
     packet_path
@@ -78,6 +80,7 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
         ("format", format),
         ("format, fuzz targets", fuzz_format),
         ("clippy, host", host),
+        ("clippy, fuzz targets", fuzz),
         ("clippy, BPF target", packet_path),
         ("documentation", documentation),
     ];
@@ -89,4 +92,15 @@ fn checks() -> Result<Vec<(&'static str, Command)>> {
         eprintln!("licences: not checked, cargo-deny is not installed (`cargo install cargo-deny --locked`)");
     }
     Ok(checks)
+}
+
+/// They are a workspace of their own, which builds nothing else: only this tells when they do not compile any more. In the same
+/// target directory, dependencies and the packet path are there already. Nothing is linked, so that libFuzzer need not be
+/// built: it is said to be elsewhere.
+fn fuzz_targets() -> Result<Command> {
+    let mut fuzz = shell::cargo()?;
+    fuzz.env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libfuzzer.a");
+    fuzz.args(["clippy", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target"]);
+    fuzz.args(["--locked", "--", "-D", "warnings"]);
+    Ok(fuzz)
 }
