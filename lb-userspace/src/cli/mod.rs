@@ -11,6 +11,7 @@ mod grid;
 pub(crate) mod human;
 pub mod run;
 mod service;
+mod service_page;
 mod status;
 mod status_page;
 mod values;

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     QUICK, Session,
     grid::{Cell, Grid, Kind},
-    human, misfit,
+    human, misfit, service_page,
     values::{self, TimeoutChange},
     verdict::{self, Condition},
     view::View,
@@ -25,6 +25,11 @@ use crate::{
 pub enum ServiceCommand {
     /// List services
     List,
+    /// Show all of one service: settings, health, flows, traffic
+    Show {
+        /// Name, or ADDRESS:PORT/PROTOCOL
+        service: String,
+    },
     /// Add a service
     #[command(after_help = "\
 Examples:
@@ -236,6 +241,11 @@ impl ServiceCommand {
                 let found = services(session, QUICK)?;
                 session.view.show(&found, |view| text(&found, view))
             }
+            Self::Show { service } => {
+                let found = services(session, QUICK)?;
+                let found = find(&found, service)?;
+                session.view.show(found, |view| service_page::text(found, view))
+            }
             Self::Add(args) => session.change(&Request::ServiceAdd {
                 service: Box::new(args.service()?),
             }),
@@ -342,10 +352,7 @@ impl SetArgs {
         let (mut timeouts, mut scheduling) = (None, None);
         if !changes.is_empty() || wanted.any() {
             let found = now()?;
-            let service = found
-                .iter()
-                .find(|service| is_service(service, &self.service))
-                .ok_or_else(|| no_such_service(&self.service))?;
+            let service = find(&found, &self.service)?;
             if !changes.is_empty() {
                 let timeouts = timeouts.insert(Timeouts::from(service.timeouts));
                 changes.iter().for_each(|change| change.apply(timeouts));
@@ -365,6 +372,11 @@ impl SetArgs {
             },
         })
     }
+}
+
+fn find<'s>(services: &'s [ServiceReport], wanted: &str) -> Result<&'s ServiceReport, ApiError> {
+    let found = services.iter().find(|service| is_service(service, wanted));
+    found.ok_or_else(|| no_such_service(wanted))
 }
 
 /// As `service_matches` does in the daemon.

@@ -76,7 +76,8 @@ fn interfaces(status: &Status, view: &View) -> String {
     grid.render(view)
 }
 
-fn service(service: &ServiceReport, view: &View) -> String {
+/// One service: the verdict, what it does, its backends, and what is wrong with them.
+pub(super) fn service(service: &ServiceReport, view: &View) -> String {
     let found = verdict::of_service(service);
     let Counters {
         active_flows,

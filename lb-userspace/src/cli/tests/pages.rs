@@ -4,7 +4,7 @@ use super::super::{
     backend,
     fixtures::{self, NOW},
     flows::{self, Flows},
-    service, status_page,
+    service, service_page, status_page,
     view::View,
 };
 use crate::{
@@ -93,6 +93,26 @@ fn ipv6() {
         "[2001:db8::100]:80",
         backends
     )])));
+}
+
+#[test]
+fn all_of_one_service() {
+    let mut web = fixtures::web();
+    web.scheduler = crate::model::Scheduler::Maglev;
+    (web.scheduling.slow_start_ms, web.scheduling.affinity_ms) = (30_000, 600_000);
+    web.timeouts.tcp_syn_ms = 1500;
+    web.backends[0].max_connections = Some(5000);
+    web.backends[1].slow_start_percent = Some(40);
+    web.backends[1].weight = 3;
+    let leaving = &mut web.backends[2];
+    (leaving.admin, leaving.in_rotation) = (AdminState::Drain, false);
+    (leaving.drain_left_ms, leaving.why_not) = (Some(90_000), Some("drain".into()));
+    let shown = service_page::text(&web, &VIEW);
+    assert_fits(&shown);
+    insta::assert_snapshot!(shown);
+    for long in fixtures::extreme().services {
+        assert_fits(&service_page::text(&long, &VIEW));
+    }
 }
 
 #[test]

@@ -228,6 +228,7 @@ fn the_other_verbs_become_requests() {
         "detach eth0",
         "version",
         "service list",
+        "service show web",
         "service remove web",
         "status --watch 0.5",
     ] {

@@ -144,6 +144,31 @@ fn backends_are_listed_flat_as_json_and_an_unknown_service_is_not_found() {
 }
 
 #[test]
+fn one_service_is_shown_by_name_or_address_and_an_unknown_one_is_not_found() {
+    let list = || Reply::Services {
+        services: vec![fixtures::service("dns", "10.0.0.100:53", Vec::new()), fixtures::web()],
+    };
+    let (directory, served) = daemon(vec![list(), list(), list()]);
+    let json = run("service show web", &session(directory.path(), true), &HOOKS).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json.pointer("/name").and_then(|v| v.as_str()), Some("web"));
+    assert_eq!(
+        json.pointer("/backends").and_then(|v| v.as_array()).map(Vec::len),
+        Some(3)
+    );
+    let text = run(
+        "service show 10.0.0.100:53/tcp",
+        &session(directory.path(), false),
+        &HOOKS,
+    )
+    .unwrap();
+    assert!(text.starts_with("dns") && !text.contains("web"), "{text}");
+    let error = run("service show nope", &session(directory.path(), false), &HOOKS).unwrap_err();
+    assert_eq!(error.kind.exit_code(), 3);
+    served.join().unwrap();
+}
+
+#[test]
 fn versions_are_compared() {
     let version = VersionReport {
         version: "0.0.1".into(),
