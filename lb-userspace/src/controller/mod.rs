@@ -301,6 +301,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             },
         };
         controller.remember_vips(saved.vips);
+        if adopted {
+            let today = controller.today();
+            climb::restore(&mut controller.world, saved.climbing, today);
+        }
         Ok(controller)
     }
 

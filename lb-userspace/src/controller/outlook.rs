@@ -14,7 +14,10 @@ use lb_common::{
     net::{Be16, MacAddr, TCP, UDP},
 };
 
-use super::ports::{HopError, NextHop};
+use super::{
+    climb::Climb,
+    ports::{HopError, NextHop},
+};
 use crate::{
     api::HealthState,
     model::{
@@ -73,15 +76,15 @@ pub(crate) struct World {
     pub(crate) today: u64,
     /// The packet path's time, where a service asks for it.
     pub(crate) tick: Option<Tick>,
-    /// When backends returned whose share is still climbing, as `running` counts.
-    pub(crate) returned: BTreeMap<(ServiceId, SocketAddr), Duration>,
+    /// Backends that returned and whose share is still climbing.
+    pub(crate) returned: BTreeMap<(ServiceId, SocketAddr), Climb>,
 }
 
 impl World {
     /// How far the share of a backend has climbed, of [`ramp::STEPS`].
     pub(crate) fn climbed(&self, service: &Service, backend: &Backend) -> u32 {
         match self.returned.get(&(service.id, backend.address)) {
-            Some(since) => ramp::reached(self.running.saturating_sub(*since), service.scheduling.slow_start),
+            Some(climb) => ramp::reached(climb.elapsed(self.running), service.scheduling.slow_start),
             None => ramp::STEPS,
         }
     }

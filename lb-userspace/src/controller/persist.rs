@@ -1,4 +1,4 @@
-//! What survives the daemon: run-time changes, and which VIP addresses are ours.
+//! What survives the daemon: run-time changes, slow starts, and which VIP addresses are ours.
 
 use std::{
     fs, io,
@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::climb::SavedClimb;
 use crate::{api::Counters, model::ServiceId, state::Desired};
 
 /// The state file's contents.
@@ -23,6 +24,9 @@ pub struct Saved {
     pub vips: Vec<(IpAddr, String)>,
     /// Traffic of backends that were removed, by service.
     pub departed: Vec<(ServiceId, Counters)>,
+    /// Slow starts that were under way.
+    #[serde(default)]
+    pub climbing: Vec<SavedClimb>,
 }
 
 /// Where the state of an instance is kept.

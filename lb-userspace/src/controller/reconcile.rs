@@ -125,6 +125,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             |s: &&Service| next_due(s, &self.world, self.started).is_some() || changed(s, &self.world, &self.outlooks);
         let ids: Vec<ServiceId> = self.desired.services.iter().filter(changes).map(|s| s.id).collect();
         self.publish_or_retry(&ids);
+        // For the next daemon, should this one be killed.
+        self.save();
     }
 
     /// One write, and its note in the layout.
@@ -155,9 +157,9 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 /// When something about a service changes by itself: the next step of a slow start, or the end of a drain.
 fn next_due(service: &Service, world: &World, started: Instant) -> Option<Instant> {
     let steps = service.backends.iter().filter_map(|b| {
-        let since = *world.returned.get(&(service.id, b.address))?;
-        let elapsed = world.running.saturating_sub(since);
-        Some(started + since + ramp::next(elapsed, service.scheduling.slow_start)?)
+        let climb = *world.returned.get(&(service.id, b.address))?;
+        let next = ramp::next(climb.elapsed(world.running), service.scheduling.slow_start)?;
+        Some(started + climb.when(next))
     });
     let ends = service.backends.iter().filter(|b| !world.drained(b));
     let ends = ends.filter_map(|b| {

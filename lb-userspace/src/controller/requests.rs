@@ -3,7 +3,7 @@
 use lb_common::abi::ABI_VERSION;
 
 use super::{
-    Call, Controller, ControllerError,
+    Call, Controller, ControllerError, climb,
     flows::Question,
     persist::Saved,
     ports::{Health, Network},
@@ -123,6 +123,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             changes: self.changes,
             vips: self.own_vips(),
             departed: self.departed.iter().map(|(id, c)| (*id, *c)).collect(),
+            climbing: climb::save(&self.world, self.now(), self.today()),
         };
         if let Err(error) = self.state_file.save(&saved) {
             tracing::error!("the state file was not written: {error}; run-time changes will not survive a restart");

@@ -103,6 +103,32 @@ async fn the_table_that_goes_is_kept_where_ports_are() {
     assert_eq!(kinds(&daemon.set("web1", weight(1)).await), ["pages", "rotation"]);
 }
 
+/// Whether the daemon ends or is killed: it goes on where it was, not from the start and not with its whole share.
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_goes_on_under_the_next_daemon() {
+    let web = web(Scheduling {
+        slow_start: Duration::from_secs(30),
+        ..Scheduling::default()
+    });
+    let host = Host::new();
+    let first = host.daemon(std::slice::from_ref(&web)).await;
+    first.all_up(&web).await;
+    first.verdict(&web, 0, HealthState::Down).await;
+    first.verdict(&web, 0, HealthState::Up).await;
+    sleep(Duration::from_secs(13)).await;
+    first.kill().await;
+    host.datapath.take_log();
+    let second = host.daemon(std::slice::from_ref(&web)).await;
+    assert_eq!(kinds(&host.datapath.take_log()), [""; 0], "it stands where it stood");
+    assert_eq!(second.backend("web1").await.slow_start_percent, Some(50));
+    sleep(Duration::from_secs(10)).await;
+    let percent = second.backend("web1").await.slow_start_percent;
+    assert!(matches!(percent, Some(70..=80)), "{percent:?}");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(second.backend("web1").await.slow_start_percent, None);
+    assert_eq!(turns(&second), [(1, 1), (2, 1)].into());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_share_of_a_backend_that_returns_climbs() {
     let web = web(Scheduling {
