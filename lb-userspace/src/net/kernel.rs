@@ -69,7 +69,7 @@ impl KernelNetwork {
     }
 
     /// Asks next hops from now on whether they are still there, this often, so that another host that takes an address over
-    /// without a word is found; see [`super::polls`]. Not at all if that is zero.
+    /// without a word is found. Not at all if that is zero.
     pub fn poll_next_hops(&mut self, every: Duration) {
         if !every.is_zero() {
             lock(&self.tables).polls.start(every);
