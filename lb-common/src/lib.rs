@@ -18,6 +18,7 @@ pub mod reason;
 pub mod reset;
 pub mod rewrite;
 pub mod schedule;
+pub mod splice;
 pub mod traffic;
 pub mod translate;
 pub mod vlan;

@@ -97,11 +97,35 @@ reasons! {
         BackendsFull = "backends-full",
         /// A fragment of a flow between IPv4 and IPv6.
         FragmentMixed = "fragment-mixed",
+        /// The acknowledgement of a SYN cookie that is wrong, too old, or of another load balancer; answered with RST.
+        BadSynCookie = "bad-syn-cookie",
+        /// A backend answered the SYN of a client with a cookie by what belongs to another connection; answered with RST, and
+        /// the SYN is sent again when the client asks for more.
+        SynCookieUnanswered = "syn-cookie-unanswered",
     }
 }
 
-/// Counters in the kernel's reason map: pass reasons first, then drop reasons.
-pub const COUNTERS: u32 = PassReason::COUNT + DropReason::COUNT;
+reasons! {
+    /// What else is counted of packets that were answered or forwarded.
+    Note {
+        /// A SYN that was answered with a cookie, and not stored.
+        SynCookieSent = "syn-cookie-sent",
+        /// A client that acknowledged its cookie, and whose flow was opened.
+        SynCookieAccepted = "syn-cookie-accepted",
+    }
+}
+
+/// Counters in the kernel's reason map: pass reasons first, then drop reasons, then notes.
+pub const COUNTERS: u32 = PassReason::COUNT + DropReason::COUNT + Note::COUNT;
+
+impl Note {
+    /// Its place in the kernel's reason map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        PassReason::COUNT + DropReason::COUNT + self as u32
+    }
+}
 
 impl PassReason {
     /// Its place in the kernel's reason map.
@@ -133,12 +157,14 @@ mod tests {
             .iter()
             .map(|r| r.as_str())
             .chain(DropReason::ALL.iter().map(|r| r.as_str()))
+            .chain(Note::ALL.iter().map(|r| r.as_str()))
             .collect();
         assert_eq!(names.len(), COUNTERS as usize);
         let counters: Vec<_> = PassReason::ALL
             .iter()
             .map(|r| r.counter())
             .chain(DropReason::ALL.iter().map(|r| r.counter()))
+            .chain(Note::ALL.iter().map(|r| r.counter()))
             .collect();
         assert_eq!(counters, (0..COUNTERS).collect::<Vec<_>>());
     }
@@ -149,6 +175,7 @@ mod tests {
             .iter()
             .map(|r| r.meaning())
             .chain(DropReason::ALL.iter().map(|r| r.meaning()))
+            .chain(Note::ALL.iter().map(|r| r.meaning()))
         {
             assert!(meaning.ends_with('.') && !meaning.starts_with(' '), "{meaning:?}");
         }

@@ -73,18 +73,18 @@ fn words(rst: &Tcp) -> [u16; 7] {
     ]
 }
 
-/// The IPv4 header before a RST: DF, no identification (RFC 6864), TTL 64.
+/// The IPv4 header before a TCP segment of so many bytes: DF, no identification (RFC 6864), TTL 64.
 #[inline(always)]
 #[must_use]
-pub fn ipv4_header(src: Addr4, dst: Addr4) -> Ipv4 {
-    const LENGTH: u16 = size_of::<Ipv4>() as u16 + RST_LENGTH;
+pub fn ipv4_header(src: Addr4, dst: Addr4, segment: u16) -> Ipv4 {
+    let length = size_of::<Ipv4>() as u16 + segment;
     const DONT_FRAGMENT: u16 = 0x4000;
     let (src, dst) = (src.to_words(), dst.to_words());
     let first = u16::from_ne_bytes([0x45, 0]);
     let ttl_protocol = u16::from_ne_bytes([64, TCP]);
     let words = [
         first,
-        LENGTH.to_be(),
+        length.to_be(),
         DONT_FRAGMENT.to_be(),
         ttl_protocol,
         src[0],
@@ -95,7 +95,7 @@ pub fn ipv4_header(src: Addr4, dst: Addr4) -> Ipv4 {
     Ipv4 {
         version_ihl: 0x45,
         tos: 0,
-        length: Be16::new(LENGTH),
+        length: Be16::new(length),
         id: Be16::new(0),
         fragment: Be16::new(DONT_FRAGMENT),
         ttl: 64,
@@ -165,8 +165,8 @@ mod tests {
         }
 
         #[test]
-        fn ipv4_headers_verify(src: [u8; 4], dst: [u8; 4]) {
-            let h = ipv4_header(Addr4::from_wire(src), Addr4::from_wire(dst));
+        fn ipv4_headers_verify(src: [u8; 4], dst: [u8; 4], length in 20u16..60) {
+            let h = ipv4_header(Addr4::from_wire(src), Addr4::from_wire(dst), length);
             let start = [u16::from_ne_bytes([h.version_ihl, h.tos]), h.length.word(), h.id.word(), h.fragment.word()];
             let ttl = u16::from_ne_bytes([h.ttl, h.protocol]);
             let rest = [ttl, h.checksum].into_iter().chain(h.src).chain(h.dst);

@@ -61,6 +61,28 @@ pub fn icmp_credit() -> u32 {
     ICMP_CREDIT.load()
 }
 
+/// Whether the kernel can make SYN cookies.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static SYN_COOKIES: Global<u8> = Global::new(0);
+
+/// Whether the kernel can make SYN cookies, and services may ask for them.
+#[inline(always)]
+pub fn syn_cookies() -> bool {
+    SYN_COOKIES.load() != 0
+}
+
+/// What a tick brings to a CPU's budget of SYNs that are not answered with cookies, as [`lb_common::limit::credit`] gives it.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static SYN_CREDIT: Global<u32> = Global::new(0);
+
+/// What a tick brings to a CPU's budget of SYNs that are not answered with cookies.
+#[inline(always)]
+pub fn syn_credit() -> u32 {
+    SYN_CREDIT.load()
+}
+
 #[expect(unsafe_code, reason = "the loader finds it by its symbol")]
 #[unsafe(no_mangle)]
 static VLANS: Global<u8> = Global::new(0);

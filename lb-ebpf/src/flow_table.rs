@@ -15,6 +15,7 @@ use lb_common::{
     reason::DropReason,
     rewrite::Rewrite,
     schedule,
+    splice::Splice,
     wire::ETHERNET,
 };
 
@@ -192,6 +193,11 @@ pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, mode: Mo
             twin.expires = flow.expires;
             twin.refresh = flow.refresh;
             twin.client = flow.client;
+            // Never back: another CPU may have joined the halves meanwhile.
+            if flow.splice == Splice::JOINED {
+                twin.beyond = flow.beyond;
+                twin.splice = flow.splice;
+            }
             true
         }
         Some(_) => false,
@@ -317,6 +323,8 @@ pub fn describe<F: Family>(
     flow.direction = Direction::TO_BACKEND;
     flow.alone = 0;
     flow.answer = 0;
+    flow.splice = Splice::NONE;
+    flow.beyond = 0;
     Ok(())
 }
 

@@ -109,7 +109,12 @@ pub fn step<F: Family>(frame: Frame, packet: &Packet<F>, direction: Direction) -
 /// Moves a flow to the table of the established ones. The new entries are there before the old ones go, so that a packet
 /// that looks into this table first, and into that one then, finds the flow. False: another flow has its replies.
 #[inline(always)]
-fn establish<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlow<F::Addr>) -> Result<bool, Exit> {
+pub fn establish<F: Family>(
+    key: &Key<F>,
+    backend: &Backend,
+    now: Tick,
+    new: &mut NewFlow<F::Addr>,
+) -> Result<bool, Exit> {
     new.reply_key = new.flow.rewrite.reply_key(key.protocol());
     if backend.mode.sees_replies() {
         flow_table::make_twin::<F>(key, &new.flow, &mut new.reply);

@@ -19,7 +19,7 @@ use crate::{
     kernel, maps, odd,
     packet::{Frame, Window},
     parse::{self, Ip, Packet},
-    pipeline, vlan,
+    pipeline, splice, vlan,
 };
 
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
@@ -85,7 +85,8 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
         return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);
-    translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer)?;
+    let numbers = splice::quote(frame, &quote, flow)?;
+    translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer, numbers)?;
     F::rewrite(F::head(frame).ok_or(INTERNAL)?, &outer, link);
     pipeline::sent(frame, ip.length, flow, link)
 }
@@ -102,7 +103,7 @@ fn outer<A: Address>(ip: &Ip<A>, key: &FlowKey<A>, rewrite: &Rewrite<A>, directi
 }
 
 /// Makes the quote the packet that its sender sent, and the error's checksum right. What the flow's rewrite does to
-/// checksums is the same for packets the other way, since it is a sum.
+/// checksums is the same for packets the other way, since it is a sum. `numbers` is what became of the quoted numbers.
 #[inline(always)]
 fn translate<F: Family>(
     frame: Frame,
@@ -111,13 +112,14 @@ fn translate<F: Family>(
     end: usize,
     flow: &Rewrite<F::Addr>,
     outer: &Rewrite<F::Addr>,
+    numbers: Delta,
 ) -> Result<(), Exit> {
-    let l4 = quoted_checksum::<F>(frame, quote, end, flow.l4_delta).ok_or(INTERNAL)?;
+    let l4 = quoted_checksum::<F>(frame, quote, end, flow.l4_delta.and(numbers)).ok_or(INTERNAL)?;
     let header = F::rewrite_quote(frame, ip.l4 + HEADER, flow).ok_or(INTERNAL)?;
     let ports: Window<4> = frame.window(quote.l4).ok_or(INTERNAL)?;
     let ([s0, s1], [d0, d1]) = (flow.dst_port.to_wire(), flow.src_port.to_wire());
     ports.set_words::<1, 0>([u32::from_ne_bytes([s0, s1, d0, d1])]);
-    let mut delta = icmp::quote_delta(flow.l4_delta, header, l4);
+    let mut delta = icmp::quote_delta(flow.l4_delta.and(numbers), header, l4);
     if F::ICMP_COVERS_ADDRESSES {
         delta = delta.and(outer.l4_delta);
     }

@@ -5,12 +5,16 @@ use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    helpers::generated::{bpf_check_mtu, bpf_get_prandom_u32, bpf_jiffies64},
+    helpers::generated::{
+        bpf_check_mtu, bpf_get_prandom_u32, bpf_jiffies64, bpf_tcp_raw_check_syncookie_ipv4,
+        bpf_tcp_raw_check_syncookie_ipv6, bpf_tcp_raw_gen_syncookie_ipv4, bpf_tcp_raw_gen_syncookie_ipv6,
+        bpf_xdp_load_bytes,
+    },
     programs::XdpContext,
 };
 use lb_common::flow::Tick;
 
-use crate::{features, packet::Frame};
+use crate::{features, maps::Headers, packet::Frame};
 
 /// The time, right to a jiffy (1 to 10 ms). The kernel makes one load of this helper; reading any of its clocks would be
 /// a call, which costs a fifth of an established packet.
@@ -67,4 +71,87 @@ pub unsafe fn add(counter: *mut u64, value: u64) {
 pub fn random() -> u32 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_get_prandom_u32() }
+}
+
+/// The length of a TCP header, in bytes: the same again, from 20 to 80, in a way that the compiler cannot find superfluous. The
+/// verifier of Linux 6.1 learns nothing of a comparison with zero, and forgets what it knew of a number that lay on the stack.
+#[inline(always)]
+fn bounded(tcp: u32) -> u32 {
+    let mut bytes = u64::from(tcp);
+    // SAFETY: the register is its own.
+    unsafe { asm!("{0} -= 20", "{0} &= 60", "{0} += 20", inout(reg) bytes, options(nostack, nomem, preserves_flags)) };
+    bytes as u32
+}
+
+/// Copies a TCP header of so many bytes from an offset of a frame on, as [`copy`] does.
+#[inline(always)]
+pub fn copy_tcp<const N: usize>(frame: Frame, offset: usize, to: &mut [u32; N], bytes: u32) -> Option<()> {
+    copy(frame, offset, to, bounded(bytes))
+}
+
+/// Copies so many bytes of a frame from an offset on, wherever its buffers begin and end; `None` if they are not there, or too
+/// many for `to`.
+#[inline(always)]
+pub fn copy<const N: usize>(frame: Frame, offset: usize, to: &mut [u32; N], bytes: u32) -> Option<()> {
+    if bytes == 0 || bytes as usize > size_of_val(to) {
+        return None;
+    }
+    // SAFETY: the context is valid, and the helper writes as many bytes as there are at least.
+    let result = unsafe { bpf_xdp_load_bytes(frame.context().ctx, offset as u32, to.as_mut_ptr().cast(), bytes) };
+    (result == 0).then_some(())
+}
+
+/// The SYN cookie for the headers of an IPv4 packet, of which the TCP header has so many bytes.
+#[inline(always)]
+pub fn cookie_v4(headers: &Headers, tcp: u32) -> Option<u32> {
+    let tcp = bounded(tcp);
+    // SAFETY: the helper reads 20 and so many bytes, and writes nothing.
+    let cookie = unsafe {
+        bpf_tcp_raw_gen_syncookie_ipv4(
+            headers.ip.as_ptr().cast_mut().cast(),
+            headers.tcp.as_ptr().cast_mut().cast(),
+            tcp,
+        )
+    };
+    // Above it, the segment size that it stands for; below zero, an error.
+    (cookie >= 0).then_some(cookie as u32)
+}
+
+/// The same of an IPv6 packet.
+#[inline(always)]
+pub fn cookie_v6(headers: &Headers, tcp: u32) -> Option<u32> {
+    let tcp = bounded(tcp);
+    // SAFETY: the helper reads 40 and so many bytes, and writes nothing.
+    let cookie = unsafe {
+        bpf_tcp_raw_gen_syncookie_ipv6(
+            headers.ip.as_ptr().cast_mut().cast(),
+            headers.tcp.as_ptr().cast_mut().cast(),
+            tcp,
+        )
+    };
+    (cookie >= 0).then_some(cookie as u32)
+}
+
+/// Whether the headers of an IPv4 packet acknowledge a SYN cookie.
+#[inline(always)]
+pub fn is_cookie_v4(headers: &Headers) -> bool {
+    // SAFETY: the helper reads 20 and 20 bytes, and writes nothing.
+    unsafe {
+        bpf_tcp_raw_check_syncookie_ipv4(
+            headers.ip.as_ptr().cast_mut().cast(),
+            headers.tcp.as_ptr().cast_mut().cast(),
+        ) == 0
+    }
+}
+
+/// Whether the headers of an IPv6 packet acknowledge a SYN cookie.
+#[inline(always)]
+pub fn is_cookie_v6(headers: &Headers) -> bool {
+    // SAFETY: the helper reads 40 and 20 bytes, and writes nothing.
+    unsafe {
+        bpf_tcp_raw_check_syncookie_ipv6(
+            headers.ip.as_ptr().cast_mut().cast(),
+            headers.tcp.as_ptr().cast_mut().cast(),
+        ) == 0
+    }
 }

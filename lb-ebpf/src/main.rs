@@ -9,6 +9,8 @@
 )]
 
 mod affinity;
+mod compose;
+mod cookie;
 mod encap;
 mod family;
 mod features;
@@ -27,6 +29,7 @@ mod reset;
 mod rewrite;
 mod select;
 mod service;
+mod splice;
 mod stats;
 mod too_big;
 mod unstored;
@@ -63,6 +66,10 @@ enum Stage {
     Mixed,
     /// For packets whose flow another stage found or made.
     Deliver,
+    /// For SYNs that are answered with cookies, and the acknowledgements of those.
+    Cookie,
+    /// For flows whose SYN was answered with a cookie.
+    Splice,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -165,6 +172,20 @@ pub fn lb_mixed(ctx: XdpContext) -> u32 {
 pub fn lb_deliver(ctx: XdpContext) -> u32 {
     let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::delivery(frame))
+}
+
+/// [`Stage::Cookie`].
+#[xdp(frags)]
+pub fn lb_cookie(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::cookie(frame))
+}
+
+/// [`Stage::Splice`].
+#[xdp(frags)]
+pub fn lb_splice(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::splice(frame))
 }
 
 /// From how a packet leaves to what XDP does with it.

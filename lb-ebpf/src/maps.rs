@@ -12,10 +12,11 @@ use lb_common::{
         Active, Affinity, AffinityKey, Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey,
         FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
+    flow::Tick,
     fragment::Piece,
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
-    reason, schedule,
+    reason, schedule, splice,
     vlan::Tags,
 };
 
@@ -111,6 +112,93 @@ static NEW_FLOW_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0
 pub fn new_flow_budget() -> Option<&'static mut Bucket> {
     // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other.
     NEW_FLOW_BUDGET.get_ptr_mut(0).map(|bucket| unsafe { &mut *bucket })
+}
+
+// When a SYN was answered with a cookie last; 0: none was.
+#[map]
+static COOKIE_SENT: Array<Tick> = Array::with_max_entries(1, 0);
+// Not pinned.
+#[map]
+static SYN_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
+
+/// Headers of a packet, as the kernel's helpers want them: in one piece.
+#[repr(C)]
+pub struct Headers {
+    /// The IP header, without options.
+    pub ip: [u32; 10],
+    /// The TCP header, of 60 bytes at most; room for what the verifier takes its length for, see [`kernel::copy_tcp`].
+    pub tcp: [u32; 20],
+}
+
+impl Headers {
+    /// TCP's sequence number.
+    #[inline(always)]
+    pub fn seq(&self) -> u32 {
+        let [_, seq, ..] = self.tcp;
+        u32::from_be(seq)
+    }
+
+    /// TCP's acknowledgement number.
+    #[inline(always)]
+    pub fn ack(&self) -> u32 {
+        let [_, _, ack, ..] = self.tcp;
+        u32::from_be(ack)
+    }
+
+    /// Another sequence number.
+    #[inline(always)]
+    pub fn set_seq(&mut self, new: u32) {
+        let [_, seq, ..] = &mut self.tcp;
+        *seq = new.to_be();
+    }
+
+    /// Another acknowledgement number.
+    #[inline(always)]
+    pub fn set_ack(&mut self, new: u32) {
+        let [_, _, ack, ..] = &mut self.tcp;
+        *ack = new.to_be();
+    }
+}
+
+/// This CPU's room for headers.
+#[inline(always)]
+pub fn headers() -> Option<&'static mut Headers> {
+    // SAFETY: a per-CPU value that only the packet at hand uses; programs on one CPU do not interrupt each other.
+    HEADERS.get_ptr_mut(0).map(|headers| unsafe { &mut *headers })
+}
+
+/// Whether this CPU may open another flow for a SYN of a service with cookies; it counts as opened.
+#[inline(always)]
+pub fn may_open_without_cookie(now: Tick) -> bool {
+    // SAFETY: as above.
+    SYN_BUDGET
+        .get_ptr_mut(0)
+        .is_some_and(|bucket| unsafe { &mut *bucket }.take(now, features::syn_credit()))
+}
+
+/// Takes note that a SYN is answered with a cookie. CPUs write it once a second at most.
+#[inline(always)]
+pub fn note_cookie(now: Tick) {
+    const SECOND: u32 = 954;
+    if let Some(at) = COOKIE_SENT.get_ptr_mut(0) {
+        // SAFETY: an aligned value of four bytes.
+        unsafe {
+            let last = at.read_volatile();
+            if last.plus(SECOND).passed(now) || last == Tick(0) {
+                at.write_volatile(now);
+            }
+        }
+    }
+}
+
+/// Whether a SYN was answered with a cookie that may still be good.
+#[inline(always)]
+pub fn cookie_sent_lately(now: Tick) -> bool {
+    // SAFETY: as above.
+    let last = COOKIE_SENT.get_ptr(0).map(|at| unsafe { at.read_volatile() });
+    last.is_some_and(|last| last != Tick(0) && !last.plus(splice::COOKIE_LIFETIME).passed(now))
 }
 
 // What one program leaves to the next on the same CPU, and what a CPU may still send. Not pinned either.

@@ -337,7 +337,8 @@ fn turned<F: Family>(flow: &Flow<OtherAddr<F>>, key: &FlowKey<F::Addr>) -> Flow<
         phase: flow.phase,
         direction: flow.direction,
         alone: flow.alone,
-        pad: flow.pad,
+        splice: flow.splice,
+        beyond: flow.beyond,
         answer: flow.answer,
     }
 }

@@ -12,14 +12,16 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, Sent, Stage, encap,
+    Exit, Sent, Stage,
+    cookie::{self, Cookie},
+    encap,
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
     half_open, kernel, log, maps, mixed, odd,
     packet::Frame,
     parse::{self, Packet, Places},
-    rewrite, select, service, stats, unstored, vlan,
+    rewrite, select, service, splice, stats, unstored, vlan,
 };
 
 /// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
@@ -90,8 +92,9 @@ fn beginning<F: Family>(frame: Frame) -> Result<Sent, Exit> {
 #[inline(always)]
 fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
     let service = service::find::<F>(packet)?;
+    cookie::divert_syn::<F>(packet, service, now)?;
     if unstored::is_needed(now) {
-        let refused = Exit::Drop(DropReason::NewFlowLimit);
+        let refused = cookie::beyond_limit::<F>(packet, service);
         return unstored::find::<F>(frame, packet, service, now, refused);
     }
     let chosen = select::backend::<F>(service, packet, now)?;
@@ -109,15 +112,16 @@ pub fn take_up(frame: Frame) -> Result<Sent, Exit> {
 }
 
 #[inline(always)]
-fn taking_up<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+fn taking_up<F: Cookie>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, piece) = parse::any_packet::<F>(frame)?;
     let (flow, _) = taken_up::<F>(frame, &packet, kernel::now())?;
     send_on::<F>(packet, piece, flow)
 }
 
 #[inline(always)]
-fn taken_up<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
+fn taken_up<F: Cookie>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
     let service = service::find::<F>(packet)?;
+    let stray = cookie::divert_ack::<F>(frame, packet, service, now)?;
     let refused = match service::goes_on::<F>(packet).map(|()| select::previous::<F>(service, packet, now)) {
         Ok(Some(_)) if unstored::is_needed(now) => Exit::Drop(DropReason::NewFlowLimit),
         Ok(Some(chosen)) => {
@@ -126,7 +130,7 @@ fn taken_up<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
             log::opened::<F>(frame);
             return Ok(found);
         }
-        Ok(None) => Exit::Reject(DropReason::NoFlow),
+        Ok(None) => Exit::Reject(stray),
         Err(refused) => refused,
     };
     // It may be of a flow that was not stored.
@@ -138,7 +142,7 @@ fn taken_up<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
 
 /// Whether the chosen backend can be sent this packet, asked before a flow is made for it.
 #[inline(always)]
-fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Result<(), Exit> {
+pub fn acceptable<F: Family>(frame: Frame, packet: &Packet<F>, chosen: u32) -> Result<(), Exit> {
     let backend = maps::backend(chosen).ok_or(Exit::Drop(DropReason::Internal))?;
     lives_on(packet.ttl, backend)?;
     fits(packet.length, inner_mtu(backend))?;
@@ -162,6 +166,18 @@ fn between_families<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     }
     let (flow, backend) = mixed::find_or_open::<F>(frame, &packet, kernel::now())?;
     mixed::deliver::<F>(frame, &packet, flow, backend)
+}
+
+/// A SYN that is answered with a cookie, or the acknowledgement of one.
+#[inline(always)]
+pub fn cookie(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, cookie::receive::<V4>, cookie::receive::<V6>)
+}
+
+/// A packet of a flow whose SYN was answered with a cookie.
+#[inline(always)]
+pub fn splice(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, splice::receive::<V4>, splice::receive::<V6>)
 }
 
 /// What is not a plain packet.
@@ -237,6 +253,7 @@ fn deliver_at<F: Family>(
     flow: &Flow<F::Addr>,
     backend: &Backend,
 ) -> Result<Sent, Exit> {
+    splice::divert(flow)?;
     let link = way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
     match backend.mode {
         Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(places()?, packet, &flow.rewrite, link)?,

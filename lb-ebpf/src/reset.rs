@@ -30,7 +30,7 @@ pub fn answer(frame: Frame) -> Option<()> {
 fn answer_ipv4(frame: Frame) -> Option<()> {
     let (packet, rst) = segment::<V4>(frame)?;
     let head: Window<HEAD_V4> = frame.window(0)?;
-    head.write::<_, ETHERNET>(reset::ipv4_header(packet.key.dst, packet.key.src));
+    head.write::<_, ETHERNET>(reset::ipv4_header(packet.key.dst, packet.key.src, RST_LENGTH));
     finish(frame, HEAD_V4, rst)
 }
 
@@ -38,7 +38,7 @@ fn answer_ipv4(frame: Frame) -> Option<()> {
 fn answer_ipv6(frame: Frame) -> Option<()> {
     let (packet, rst) = segment::<V6>(frame)?;
     let head: Window<HEAD_V6> = frame.window(0)?;
-    head.write::<_, ETHERNET>(ipv6_header(packet.key.dst, packet.key.src));
+    head.write::<_, ETHERNET>(ipv6_header(packet.key.dst, packet.key.src, RST_LENGTH));
     finish(frame, HEAD_V6, rst)
 }
 
@@ -67,12 +67,12 @@ fn segment<F: Family>(frame: Frame) -> Option<(Packet<F>, Tcp)> {
     Some((packet, rst))
 }
 
-/// The IPv6 header before a RST.
+/// The IPv6 header before a TCP segment of so many bytes.
 #[inline(always)]
-fn ipv6_header(src: Addr6, dst: Addr6) -> Ipv6 {
+pub fn ipv6_header(src: Addr6, dst: Addr6, segment: u16) -> Ipv6 {
     Ipv6 {
         version_class_flow: [Be16::new(0x6000), Be16::new(0)],
-        length: Be16::new(RST_LENGTH),
+        length: Be16::new(segment),
         next_header: TCP,
         hop_limit: 64,
         src: src.to_words(),

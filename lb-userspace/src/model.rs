@@ -15,8 +15,8 @@ pub use self::{
     backend::{AdminState, Backend, endpoint_name},
     health::{HealthCheck, HealthTarget, HttpProbe, Probe},
     service::{
-        Extent, ForwardingMode, OnDown, Protocol, Protocols, Scheduler, Scheduling, Service, ServiceId, Timeouts, Vip,
-        VipAddress,
+        Extent, ForwardingMode, OnDown, Protocol, Protocols, Scheduler, Scheduling, Service, ServiceId, SynCookies,
+        Timeouts, Vip, VipAddress,
     },
 };
 
@@ -96,6 +96,10 @@ pub struct Limits {
     pub backends: u32,
     /// Flows that a core may open in a second; 0: any number.
     pub new_flows_per_core: u32,
+    /// SYNs that a core opens flows for in a second, of services whose `syn-cookies` are `under-flood`; the others are answered
+    /// with cookies.
+    #[serde(default = "syn_cookies_above")]
+    pub syn_cookies_above: u32,
     /// ICMP messages that the packet path may send in a second, on each CPU.
     #[serde(default = "icmp_per_second")]
     pub icmp_per_second: u32,
@@ -109,6 +113,11 @@ pub struct Limits {
 /// As many as Linux sends by default (`net.ipv4.icmp_msgs_per_sec`), though that is for all CPUs together.
 const fn icmp_per_second() -> u32 {
     1000
+}
+
+/// More than clients of most sites do, and few enough for the table of half-open flows.
+const fn syn_cookies_above() -> u32 {
+    10_000
 }
 
 impl Limits {
@@ -128,6 +137,7 @@ impl Default for Limits {
             service_ports: Self::SERVICE_PORTS,
             backends: 4096,
             new_flows_per_core: 0,
+            syn_cookies_above: syn_cookies_above(),
             icmp_per_second: icmp_per_second(),
             // 16 MiB: twenty Maglev tables of the default size.
             slots: 1 << 22,

@@ -330,6 +330,7 @@ fn scheduling_words(old: &Scheduling, new: &Scheduling) -> Vec<String> {
             ("one-packet", s.one_packet.to_string()),
             ("slow-start", span(s.slow_start)),
             ("drain-timeout", span(s.drain_timeout)),
+            ("syn-cookies", s.syn_cookies.to_string()),
         ]
     };
     let both = words(old).into_iter().zip(words(new));

@@ -9,6 +9,7 @@
 
 mod backends;
 mod common;
+mod cookies;
 mod direct;
 mod dns;
 mod failover;

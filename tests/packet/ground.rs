@@ -35,6 +35,7 @@ pub(crate) const FEATURES: Features = Features {
     log_level: 0,
     redirect_back: false,
     smallest_mtu: 1400,
+    syn_cookies: true,
     vlans: false,
 };
 
@@ -49,6 +50,7 @@ pub(crate) const LIMITS: Limits = Limits {
     service_ports: 256,
     backends: 1024,
     new_flows_per_core: 0,
+    syn_cookies_above: 10_000,
     icmp_per_second: 1_000_000,
     slots: 1 << 18,
     affinity: 1 << 10,

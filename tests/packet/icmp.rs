@@ -129,7 +129,7 @@ fn outer_of(forwarded: &Packet, tos: u8) -> Option<Outer> {
 }
 
 /// The IP packet of a frame, as a router saw it that took off a hop or more, cut to so many bytes.
-fn quote(packet: &Packet, length: usize) -> Vec<u8> {
+pub(crate) fn quote(packet: &Packet, length: usize) -> Vec<u8> {
     let mut quoted = packet.bytes()[ETHERNET..].to_vec();
     quoted.truncate(length);
     quoted

@@ -12,7 +12,7 @@ use lb_common::{
         Backend, BackendState, Datagram, Flow, FlowKey, FragmentKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
     },
     net::{self, Addr4, Addr6, Be16, MacAddr},
-    reason::{DropReason, PassReason},
+    reason::{DropReason, Note, PassReason},
 };
 use lb_userspace::{
     datapath::{BackendCounters, Datapath as _, FlowEntry, FlowTables as _, KernelDatapath, loader::Features},
@@ -76,7 +76,8 @@ impl Lab {
         Self::built(LIMITS, features)
     }
 
-    fn built(limits: Limits, features: Features) -> Self {
+    /// With both.
+    pub(crate) fn built(limits: Limits, features: Features) -> Self {
         ground::remove_leftovers();
         let interfaces = ground::namespace();
         let bpffs = ground::directory();
@@ -368,7 +369,8 @@ impl Lab {
         let names = PassReason::ALL
             .iter()
             .map(|r| r.as_str())
-            .chain(DropReason::ALL.iter().map(|r| r.as_str()));
+            .chain(DropReason::ALL.iter().map(|r| r.as_str()))
+            .chain(Note::ALL.iter().map(|r| r.as_str()));
         names
             .zip(self.datapath.reasons().unwrap())
             .filter(|(_, packets)| *packets > 0)

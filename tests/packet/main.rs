@@ -15,6 +15,7 @@ mod admission;
 mod adoption;
 mod balance;
 mod case;
+mod cookies;
 mod counters;
 mod decap;
 mod down;

@@ -313,13 +313,16 @@ const ROWS: &[Row] = &[
 ];
 
 /// Held by [`a_full_flow_table_refuses`], `half_open::new_flows_beyond_the_limit_are_dropped`,
-/// `tunnels::a_frame_without_headroom_is_dropped_by_name`, `mixed::what_is_not_forwarded_is_as_it_came`, and by the limits in [`crate::icmp`].
-const ELSEWHERE: [DropReason; 5] = [
+/// `tunnels::a_frame_without_headroom_is_dropped_by_name`, `mixed::what_is_not_forwarded_is_as_it_came`, by the limits in
+/// [`crate::icmp`], and in [`crate::cookies`].
+const ELSEWHERE: [DropReason; 7] = [
     DropReason::FlowTableFull,
     DropReason::NewFlowLimit,
     DropReason::NoHeadroom,
     DropReason::IcmpRateLimited,
     DropReason::FragmentMixed,
+    DropReason::BadSynCookie,
+    DropReason::SynCookieUnanswered,
 ];
 
 fn later_fragment(request: &Packet) -> Vec<u8> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Sweep,
-    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, Timeouts},
+    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, SynCookies, Timeouts},
 };
 
 /// Everything that `lb status` shows.
@@ -141,6 +141,9 @@ pub struct SchedulingReport {
     pub slow_start_ms: u64,
     /// After so long a drained backend's flows are treated as `on-down` says.
     pub drain_timeout_ms: u64,
+    /// Which SYNs are answered with cookies.
+    #[serde(default)]
+    pub syn_cookies: SynCookies,
 }
 
 impl From<Scheduling> for SchedulingReport {
@@ -153,6 +156,7 @@ impl From<Scheduling> for SchedulingReport {
             one_packet: scheduling.one_packet,
             slow_start_ms: ms(scheduling.slow_start),
             drain_timeout_ms: ms(scheduling.drain_timeout),
+            syn_cookies: scheduling.syn_cookies,
         }
     }
 }
@@ -166,6 +170,7 @@ impl From<SchedulingReport> for Scheduling {
             one_packet: report.one_packet,
             slow_start: Duration::from_millis(report.slow_start_ms),
             drain_timeout: Duration::from_millis(report.drain_timeout_ms),
+            syn_cookies: report.syn_cookies,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     api::{ApiError, ErrorKind, Reply, Request, ServiceChange, ServiceReport},
     model::{
         Backend, Extent, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Scheduler, Scheduling, Service,
-        ServiceId, Timeouts, Vip, VipAddress,
+        ServiceId, SynCookies, Timeouts, Vip, VipAddress,
     },
 };
 
@@ -149,6 +149,10 @@ pub(super) struct SchedulingArgs {
     /// Drains last so long at most [default: off]
     #[arg(long, value_name = "DURATION|off", value_parser = values::span)]
     drain_timeout: Option<Duration>,
+
+    /// off, under-flood or always [default: off]
+    #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true)]
+    syn_cookies: Option<SynCookies>,
 }
 
 impl SchedulingArgs {
@@ -160,6 +164,7 @@ impl SchedulingArgs {
             || self.one_packet.is_some()
             || self.slow_start.is_some()
             || self.drain_timeout.is_some()
+            || self.syn_cookies.is_some()
     }
 
     fn apply(&self, scheduling: &mut Scheduling) {
@@ -171,6 +176,7 @@ impl SchedulingArgs {
             one_packet: self.one_packet.unwrap_or(now.one_packet),
             slow_start: self.slow_start.unwrap_or(now.slow_start),
             drain_timeout: self.drain_timeout.unwrap_or(now.drain_timeout),
+            syn_cookies: self.syn_cookies.unwrap_or(now.syn_cookies),
         };
     }
 }
@@ -179,7 +185,7 @@ impl SchedulingArgs {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("change").args([
     "on_down", "failback", "timeouts", "scheduler", "maglev_table_size", "rehash_window", "affinity", "one_packet",
-    "slow_start", "drain_timeout",
+    "slow_start", "drain_timeout", "syn_cookies",
 ]).required(true).multiple(true))]
 pub struct SetArgs {
     /// Name, or ADDRESS:PORT/PROTOCOL

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::{Counters, SchedulingReport, ServiceReport, TimeoutsReport},
-    model::Scheduler,
+    model::{Scheduler, SynCookies},
 };
 
 /// The page.
@@ -33,6 +33,7 @@ fn settings(service: &ServiceReport, view: &View) -> String {
         one_packet,
         slow_start_ms,
         drain_timeout_ms,
+        syn_cookies,
     } = service.scheduling;
     let TimeoutsReport {
         tcp_syn_ms,
@@ -56,6 +57,7 @@ fn settings(service: &ServiceReport, view: &View) -> String {
         Some(("drain timeout", or_off(drain_timeout_ms))),
         Some(("failback", yes_or_no(service.failback))),
         Some(("one-packet", yes_or_no(one_packet))),
+        (syn_cookies != SynCookies::Off).then(|| ("SYN cookies", syn_cookies.to_string())),
         by_hash.then(|| ("Maglev table", format!("{maglev_table_size} slots"))),
         by_hash.then(|| ("rehash window", or_off(rehash_window_ms))),
         service.tunnel_port.map(|port| ("tunnel port", port.to_string())),

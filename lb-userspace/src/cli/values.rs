@@ -7,7 +7,8 @@ use clap::{ValueEnum, builder::PossibleValue};
 use crate::{
     config::value,
     model::{
-        Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler, Timeouts, Vip, XdpMode,
+        Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler, SynCookies, Timeouts, Vip,
+        XdpMode,
     },
     plan::maglev::is_prime,
 };
@@ -53,6 +54,12 @@ choices! { Scheduler:
     "least-conn" => LeastConn, "fewest active flows for the weight";
     "source-hash" => SourceHash, "by the client's address";
     "maglev" => Maglev, "by addresses and ports";
+}
+
+choices! { SynCookies:
+    "off" => Off, "no SYN is answered with a cookie";
+    "under-flood" => UnderFlood, "those beyond limits.syn-cookies-above";
+    "always" => Always, "every SYN";
 }
 
 choices! { OnDown:

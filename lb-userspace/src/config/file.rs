@@ -111,6 +111,9 @@ fn limits(mut section: Section<'_>) -> Limits {
         new_flows_per_core: section
             .integer("new-flows-per-core", &bounds::NEW_FLOWS)
             .unwrap_or(default.new_flows_per_core),
+        syn_cookies_above: section
+            .integer("syn-cookies-above", &bounds::SYN_COOKIES_ABOVE)
+            .unwrap_or(default.syn_cookies_above),
         icmp_per_second: section
             .integer("icmp-per-second", &bounds::ICMP_PER_SECOND)
             .unwrap_or(default.icmp_per_second),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     AdminState, Backend, Extent, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler,
-    Scheduling, Service, ServiceId, Timeouts, Vip, VipAddress,
+    Scheduling, Service, ServiceId, SynCookies, Timeouts, Vip, VipAddress,
 };
 
 const HTTP_ONLY: [&str; 4] = ["path", "host", "expect-status", "expect-body"];
@@ -123,6 +123,16 @@ fn scheduling(section: &mut Section<'_>) -> Scheduling {
         one_packet: section.boolean("one-packet").unwrap_or(default.one_packet),
         slow_start: duration(section, "slow-start").unwrap_or(default.slow_start),
         drain_timeout: duration(section, "drain-timeout").unwrap_or(default.drain_timeout),
+        syn_cookies: section
+            .choice(
+                "syn-cookies",
+                &[
+                    ("off", SynCookies::Off),
+                    ("under-flood", SynCookies::UnderFlood),
+                    ("always", SynCookies::Always),
+                ],
+            )
+            .unwrap_or_default(),
     }
 }
 

@@ -327,6 +327,26 @@ fn mistakes_are_told() {
             format!("{INTERFACE}{SERVICE}one-packet = true\naffinity = \"8d\"\n{BACKEND}"),
         ),
         (
+            "syn_cookies_unseen",
+            format!(
+                "{INTERFACE}{SERVICE}mode = \"ipip\"\nsyn-cookies = \"always\"\n[[service.backend]]\naddress = \"10.0.0.11\"\n"
+            ),
+        ),
+        (
+            "syn_cookies_between_families",
+            format!(
+                "{INTERFACE}{SERVICE}syn-cookies = \"always\"\n[[service.backend]]\naddress = \"[2001:db8::11]:80\"\n"
+            ),
+        ),
+        (
+            "syn_cookies_of_udp",
+            format!("{INTERFACE}{SERVICE}protocol = \"udp\"\nsyn-cookies = \"under-flood\"\n{BACKEND}"),
+        ),
+        (
+            "syn_cookies_never",
+            format!("{INTERFACE}{SERVICE}syn-cookies = true\n{BACKEND}[limits]\nsyn-cookies-above = 0\n"),
+        ),
+        (
             "no_connections",
             format!("{INTERFACE}{SERVICE}{BACKEND}max-connections = 0\n"),
         ),

@@ -109,6 +109,8 @@ pub struct Options {
     pub slot_pages: u32,
     /// Addresses in the source arena.
     pub source_addresses: u32,
+    /// Whether the kernel can make SYN cookies.
+    pub syn_cookies: bool,
     /// What added services and backends are held to.
     pub rules: Rules,
 }
@@ -224,6 +226,8 @@ struct Controller<D, N, H> {
     echo: BTreeMap<std::net::IpAddr, bool>,
     /// Requests that wait for a VIP.
     waiting: Vec<(std::net::IpAddr, Call)>,
+    /// Whether the kernel can make SYN cookies.
+    syn_cookies: bool,
     /// What is answered to a removal once its VIP has left.
     leaving: Vec<(std::net::IpAddr, oneshot::Sender<Reply>, Reply)>,
     /// When gathered network events are acted on.
@@ -289,6 +293,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             vips: BTreeMap::new(),
             echo: BTreeMap::new(),
             waiting: Vec::new(),
+            syn_cookies: options.syn_cookies,
             leaving: Vec::new(),
             network_due: None,
             resolving: false,

@@ -22,7 +22,7 @@ use crate::{
     api::HealthState,
     model::{
         AdminState, Backend, Config, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Scheduler, Service,
-        ServiceId, Timeouts,
+        ServiceId, SynCookies, Timeouts,
     },
     plan::{Candidate, Filling, TierChoice, WantedBackend, WantedService, choose_tier, ramp},
 };
@@ -172,8 +172,14 @@ pub(crate) fn outlook(service: &Service, world: &World, config: &Config, holding
 /// The service's own entry; the layout knows its index.
 fn entry(service: &Service) -> abi::Service {
     let one_packet = service.scheduling.one_packet && service.id.protocol == Protocol::Udp;
+    let one_packet = if one_packet { ServiceFlags::ONE_PACKET } else { 0 };
+    let cookies = match service.scheduling.syn_cookies {
+        SynCookies::Off => 0,
+        SynCookies::UnderFlood => ServiceFlags::SYN_COOKIES,
+        SynCookies::Always => ServiceFlags::SYN_COOKIES_ALWAYS,
+    };
     abi::Service {
-        flags: ServiceFlags(if one_packet { ServiceFlags::ONE_PACKET } else { 0 }),
+        flags: ServiceFlags(one_packet | cookies),
         affinity: in_ticks(service.scheduling.affinity),
         ..abi::Service::default()
     }

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lb_common::reason::{DropReason, PassReason};
+use lb_common::reason::{DropReason, Note, PassReason};
 
 use super::{
     Controller,
@@ -16,7 +16,7 @@ use crate::{
         ReasonReport, ServiceReport, Status,
     },
     datapath::{Datapath, DatapathError},
-    model::{AdminState, Backend, ForwardingMode, Interface, Service},
+    model::{AdminState, Backend, ForwardingMode, Interface, Service, SynCookies},
     plan::ramp,
     state::{self, count},
 };
@@ -212,8 +212,23 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             warnings.push("lb is attached to no interface: it sees no packets".to_owned());
         }
         warnings.extend(self.interface_reports().iter().filter_map(interface_warning));
+        warnings.extend(self.cookie_warning());
         warnings.extend(self.resource_warnings());
         warnings
+    }
+
+    /// Services that ask for what the kernel cannot do.
+    fn cookie_warning(&self) -> Option<String> {
+        if self.syn_cookies {
+            return None;
+        }
+        let mut services = self.desired.services.iter();
+        let service = services.find(|s| s.scheduling.syn_cookies != SynCookies::Off)?;
+        Some(format!(
+            "service {}: this kernel makes no SYN cookies for XDP, and SYNs open flows: it takes Linux 6.0 with \
+             CONFIG_SYN_COOKIES; bound floods by limits.new-flows-per-core, or set syn-cookies = \"off\"",
+            service.name
+        ))
     }
 
     fn resource_warnings(&self) -> Vec<String> {
@@ -277,7 +292,10 @@ fn reason_reports(counts: &[u64]) -> Vec<ReasonReport> {
     let drop = DropReason::ALL
         .iter()
         .map(|r| report("drop", r.as_str(), r.meaning(), r.counter()));
-    pass.chain(drop).collect()
+    let note = Note::ALL
+        .iter()
+        .map(|r| report("note", r.as_str(), r.meaning(), r.counter()));
+    pass.chain(drop).chain(note).collect()
 }
 
 fn system(error: DatapathError) -> ApiError {

@@ -62,6 +62,7 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
             .filter_map(|i| network.mtu(&i.name))
             .min()
             .unwrap_or_default(),
+        syn_cookies: loader::syn_cookies(),
         vlans: config.vlans.unwrap_or(!vlan_devices.is_empty()),
     };
     if features.vlans {
@@ -91,6 +92,7 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
         vlans: features.vlans,
         slot_pages,
         source_addresses: maps::SOURCE_PLACES,
+        syn_cookies: features.syn_cookies,
     };
     let inputs = Inputs {
         requests: waiting,

@@ -35,6 +35,7 @@ impl Clock {
             service_ports: 1,
             backends: 1,
             new_flows_per_core: 0,
+            syn_cookies_above: 0,
             icmp_per_second: 0,
         };
         let scale = jiffy_scale()?;

@@ -21,6 +21,7 @@ use lb_common::{
     flow::{Direction, Phase, Tick},
     net::{Addr4, Addr6, Address, Be16, MacAddr},
     rewrite::Rewrite,
+    splice::Splice,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -374,7 +375,8 @@ fn blank<A: UserAddress>() -> Flow<A> {
         phase: Phase::SYN_SEEN,
         direction: Direction::TO_BACKEND,
         alone: 0,
-        pad: [0; 5],
+        splice: Splice::NONE,
+        beyond: 0,
         refresh: Tick(0),
         answer: 0,
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{ProgramError, Xdp},
+    programs::{ProgramError, ProgramType, Xdp},
 };
 use caps::{CapSet, Capability};
 use lb_common::{abi, limit};
@@ -35,6 +35,8 @@ pub struct Features {
     /// The smallest MTU of the interfaces, in bytes. Only replies beyond it are compared with the MTU of their own
     /// interface; 0 compares all.
     pub smallest_mtu: u32,
+    /// SYN cookies, which the kernel must know of: [`syn_cookies`].
+    pub syn_cookies: bool,
     /// Frames with VLAN tags are forwarded too, and next hops may lie behind VLAN devices.
     pub vlans: bool,
 }
@@ -59,6 +61,20 @@ pub fn check_capabilities() -> Result<(), DatapathError> {
     }
 }
 
+/// Whether the kernel can make SYN cookies: Linux 6.0 and later, with `CONFIG_SYN_COOKIES`.
+#[must_use]
+pub fn syn_cookies() -> bool {
+    use aya::sys::{BpfHelper, is_helper_supported};
+    [
+        BpfHelper::BPF_FUNC_tcp_raw_gen_syncookie_ipv4,
+        BpfHelper::BPF_FUNC_tcp_raw_gen_syncookie_ipv6,
+        BpfHelper::BPF_FUNC_tcp_raw_check_syncookie_ipv4,
+        BpfHelper::BPF_FUNC_tcp_raw_check_syncookie_ipv6,
+    ]
+    .into_iter()
+    .all(|helper| is_helper_supported(ProgramType::Xdp, helper).unwrap_or(false))
+}
+
 /// Loads the program; maps that are pinned already are used as they are, after a check of their shapes.
 pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<Ebpf, DatapathError> {
     maps::check_pinned(pins, limits)?;
@@ -68,6 +84,8 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let jiffy_scale = clock::jiffy_scale()?;
     let icmp_credit = limit::credit(limits.icmp_per_second);
     let new_flow_credit = limit::credit(limits.new_flows_per_core);
+    let syn_cookies = u8::from(features.syn_cookies);
+    let syn_credit = limit::credit(limits.syn_cookies_above);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
@@ -77,7 +95,9 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
         .override_global("JIFFY_SCALE", &jiffy_scale, true)
         .override_global("SMALLEST_MTU", &features.smallest_mtu, true)
         .override_global("ICMP_CREDIT", &icmp_credit, true)
-        .override_global("NEW_FLOW_CREDIT", &new_flow_credit, true);
+        .override_global("NEW_FLOW_CREDIT", &new_flow_credit, true)
+        .override_global("SYN_COOKIES", &syn_cookies, true)
+        .override_global("SYN_CREDIT", &syn_credit, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader
             .map_max_entries(name, entries)

@@ -11,6 +11,7 @@ use lb_common::{
         self, Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey,
         Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
+    flow::Tick,
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
 };
@@ -30,7 +31,7 @@ pub const FRAGMENTS: u32 = 16_384;
 pub const DEVICES: u32 = 64;
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 28] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 29] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -41,6 +42,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 28]
         service_ports,
         backends,
         new_flows_per_core: _,
+        syn_cookies_above: _,
         icmp_per_second: _,
         slots,
         affinity,
@@ -135,6 +137,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 28]
         ),
         ("FRAGMENT_IDS", schedule::SOURCE_CURSORS, 4, 8),
         ("STAGES", abi::STAGES.len() as u32, 4, 4),
+        ("COOKIE_SENT", 1, 4, size_of::<Tick>()),
     ]
 }
 

@@ -233,6 +233,32 @@ pub struct Scheduling {
     pub slow_start: Duration,
     /// After so long a drained backend's flows are treated as `on-down` says; zero: never.
     pub drain_timeout: Duration,
+    /// Which SYNs are answered with cookies before a flow is opened.
+    #[serde(default)]
+    pub syn_cookies: SynCookies,
+}
+
+/// Which SYNs of a service are answered with cookies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SynCookies {
+    /// None.
+    #[default]
+    Off,
+    /// Those beyond `limits.syn-cookies-above` and `limits.new-flows-per-core`.
+    UnderFlood,
+    /// All.
+    Always,
+}
+
+impl fmt::Display for SynCookies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Off => "off",
+            Self::UnderFlood => "under-flood",
+            Self::Always => "always",
+        })
+    }
 }
 
 impl Scheduling {
@@ -252,6 +278,7 @@ impl Default for Scheduling {
             one_packet: false,
             slow_start: Duration::ZERO,
             drain_timeout: Duration::ZERO,
+            syn_cookies: SynCookies::Off,
         }
     }
 }

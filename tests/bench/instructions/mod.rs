@@ -55,6 +55,7 @@ const fn limits() -> Limits {
         service_ports: 16,
         backends: 64,
         new_flows_per_core: 0,
+        syn_cookies_above: 10_000,
         icmp_per_second: 1000,
         slots: 1 << 16,
         affinity: 1 << 10,

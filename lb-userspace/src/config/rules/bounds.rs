@@ -6,6 +6,8 @@ use std::{ops::RangeInclusive, time::Duration};
 pub(in crate::config) const FLOWS: RangeInclusive<u32> = 1024..=1 << 24;
 /// New flows of a core in a second.
 pub(in crate::config) const NEW_FLOWS: RangeInclusive<u32> = 0..=lb_common::limit::MAX_RATE;
+/// SYNs of a core in a second that are not answered with cookies.
+pub(in crate::config) const SYN_COOKIES_ABOVE: RangeInclusive<u32> = 1..=lb_common::limit::MAX_RATE;
 /// Services.
 pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
 /// Ports of services; those of one service on every port but as a range, over both protocols, are an eighth of it.

@@ -114,6 +114,8 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
     within("limits.backends", &limits.backends, &bounds::BACKENDS, problems);
     let new_flows = &limits.new_flows_per_core;
     within("limits.new-flows-per-core", new_flows, &bounds::NEW_FLOWS, problems);
+    let above = &limits.syn_cookies_above;
+    within("limits.syn-cookies-above", above, &bounds::SYN_COOKIES_ABOVE, problems);
     within(
         "limits.icmp-per-second",
         &limits.icmp_per_second,

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        Backend, Config, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, VipAddress,
-        endpoint_name,
+        Backend, Config, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, SynCookies,
+        VipAddress, endpoint_name,
     },
     plan::maglev::{DEFAULT_SIZE, is_prime},
 };
@@ -156,7 +156,33 @@ fn scheduling(path: &str, service: &Service, problems: &mut Vec<Problem>) {
                 .expected("protocol = \"udp\" along with it, or false"),
         );
     }
+    syn_cookies(&key("syn-cookies"), service, problems);
     table_size(&key("maglev-table-size"), service, problems);
+}
+
+/// Whether packets to a backend change their IP version.
+fn crosses(service: &Service, backend: &Backend) -> bool {
+    service.id.vip.is_ipv4() != backend.address.is_ipv4()
+}
+
+/// Who answers a SYN has to number what the backend says then.
+fn syn_cookies(key: &str, service: &Service, problems: &mut Vec<Problem>) {
+    let when = service.scheduling.syn_cookies;
+    if when == SynCookies::Off {
+        return;
+    }
+    let (message, expected) = if service.id.protocol != Protocol::Tcp {
+        ("UDP has no SYN that could be answered".to_owned(), "\"off\"")
+    } else if service.mode.direct_return() {
+        let message = format!("in mode {} backends answer clients themselves", service.mode);
+        (message, "\"off\", or mode = \"full-nat\" or \"nat\"")
+    } else if let Some(backend) = service.backends.iter().find(|b| crosses(service, b)) {
+        let message = format!("backend {} is not of the VIP's family", backend.address);
+        (message, "\"off\", or backends of the VIP's family alone")
+    } else {
+        return;
+    };
+    problems.push(Problem::new(key, message).value(when).expected(expected));
 }
 
 fn table_size(key: &str, service: &Service, problems: &mut Vec<Problem>) {

@@ -197,6 +197,7 @@ impl Host {
             detach_on_exit: false,
             forget_runtime_changes: false,
             slot_pages: 64,
+            syn_cookies: true,
             source_addresses: 16,
             rules: Rules {
                 service: Box::new(|_, _| Ok(())),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use lb_common::abi::ServiceFlags;
 use tokio::time::sleep;
 
 use super::{
@@ -10,8 +11,12 @@ use super::{
 };
 use crate::{
     api::{BackendChange, HealthState, Request, ServiceChange},
-    controller::testing::{backend, service},
-    model::{AdminState, ForwardingMode, Scheduler, Scheduling, Service},
+    controller::{
+        Options,
+        testing::{backend, service},
+    },
+    datapath::Datapath as _,
+    model::{AdminState, ForwardingMode, Scheduler, Scheduling, Service, SynCookies},
     plan::{Action, slots::order_of},
 };
 
@@ -279,4 +284,29 @@ async fn entries_say_who_takes_new_flows_where_clients_stay() {
         ..ServiceChange::default()
     };
     assert_eq!(kinds(&change(&daemon, off).await), ["service", "backend"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cookies_reach_the_packet_path_where_the_kernel_makes_them() {
+    for (when, flags) in [
+        (SynCookies::Off, 0),
+        (SynCookies::UnderFlood, ServiceFlags::SYN_COOKIES),
+        (SynCookies::Always, ServiceFlags::SYN_COOKIES_ALWAYS),
+    ] {
+        let mut web = service("web", 80, &[backend("web1", 1)]);
+        web.scheduling.syn_cookies = when;
+        for known in [true, false] {
+            let host = Host::new();
+            let options = Options {
+                syn_cookies: known,
+                ..host.options(std::slice::from_ref(&web))
+            };
+            let daemon = host.daemon_with(options).await;
+            daemon.all_up(&web).await;
+            let entry = daemon.datapath.contents().unwrap().services[&web.id];
+            assert_eq!(entry.flags, ServiceFlags(flags));
+            let warned = daemon.status().await.warnings.iter().any(|w| w.contains("Linux 6.0"));
+            assert_eq!(warned, !known && when != SynCookies::Off, "{when}");
+        }
+    }
 }
