@@ -67,12 +67,7 @@ fn lab(servers_in: &Vlan) -> Option<Lab> {
     if lab.client.ns.sh(try_it).trim() != "yes" {
         let guest = std::env::var_os("LB_TEST_GUEST").is_some();
         assert!(!guest, "this guest should have VLAN devices");
-        // Past the test runner, which shows nothing of tests that pass.
-        writeln!(
-            io::stderr(),
-            "not tried here but in guests: this kernel has no VLAN devices"
-        )
-        .unwrap();
+        say("not tried here but in guests: this kernel has no VLAN devices");
         return None;
     }
     lab.leave_tags_in_frames();
@@ -83,6 +78,12 @@ fn lab(servers_in: &Vlan) -> Option<Lab> {
         servers_in.join(server, number);
     }
     Some(lab)
+}
+
+/// Past the test runner, which shows nothing of tests that pass.
+#[expect(clippy::explicit_write, reason = "`eprintln!` is what the runner keeps to itself")]
+fn say(what: &str) {
+    writeln!(io::stderr(), "{what}").unwrap();
 }
 
 fn web(lab: &Lab, servers_in: &Vlan, vip: Family, backends: Family, name: &str) -> Service {
