@@ -47,6 +47,8 @@ static MIXED_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr6>> = LruHashMap::with_max_
 #[map]
 static MIXED_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
 #[map]
+static MIXED_SEEN: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
 static ROTATIONS: Array<Rotation> = Array::with_max_entries(1, 0);
 #[map]
 static PREVIOUS: Array<Previous> = Array::with_max_entries(1, 0);
@@ -310,6 +312,27 @@ pub const fn mixed_v4() -> Flows<Addr4, Addr6> {
 /// Flows that come over IPv6 and go on over IPv4.
 pub const fn mixed_v6() -> Flows<Addr6, Addr4> {
     Flows(&MIXED_V6)
+}
+
+/// Whether there may be flows between families: one load, since the kernel replaces the look-up in an array of one.
+#[inline(always)]
+pub fn mixed_seen() -> bool {
+    // SAFETY: an aligned eight-byte value.
+    MIXED_SEEN
+        .get_ptr(0)
+        .is_none_or(|seen| unsafe { seen.read_volatile() } != 0)
+}
+
+/// There may be flows between families from now on. All CPUs know before what follows.
+#[inline(always)]
+pub fn see_mixed() {
+    if mixed_seen() {
+        return;
+    }
+    if let Some(seen) = MIXED_SEEN.get_ptr_mut(0) {
+        // SAFETY: an aligned eight-byte value.
+        let _ = unsafe { kernel::take_ticket(seen) };
+    }
 }
 
 /// An entry of a flow table. Other CPUs may change its phase, expiry and client link at any time.

@@ -4,7 +4,8 @@
 //! stands in the other family's table. Their life is that of all flows ([`crate::flow_table`]).
 //!
 //! Both kinds of flows share source addresses and ports. Who claims a port first makes an entry in its own table and
-//! then looks into the other's: of two at the same time, one sees the other at least.
+//! then looks into the other's: of two at the same time, one sees the other at least. Until the first flow between families
+//! opens, nobody looks into these tables: a number says so, which that flow sets before it claims anything, for good.
 
 use lb_common::{
     abi::{Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Service},
@@ -40,7 +41,7 @@ type OtherAddr<F> = <Other<F> as Family>::Addr;
 /// Whether there is a mixed flow under this key.
 #[inline(always)]
 pub fn is_known<F: Family>(key: &Key<F>, now: Tick) -> bool {
-    F::mixed().get(key).is_some_and(|flow| !flow.expires.passed(now))
+    maps::mixed_seen() && F::mixed().get(key).is_some_and(|flow| !flow.expires.passed(now))
 }
 
 /// Packets of mixed flows are another program's.
@@ -220,6 +221,7 @@ fn open<F: Family>(
 /// Picks a source port, and makes the entry of the replies.
 #[inline(always)]
 fn claim<F: Family>(key: &Key<F>, backend: &Backend, now: Tick, new: &mut NewFlow<OtherAddr<F>>) -> Result<(), Exit> {
+    maps::see_mixed();
     F::new_flow().ok_or(INTERNAL)?.key = *key;
     new.flow.rewrite.dst = OtherAddr::<F>::from_any(backend.address);
     new.flow.rewrite.dst_port = flow_table::port_of(backend, key.dst_port);

@@ -34,6 +34,7 @@ mod links;
 mod many_ports;
 mod mixed;
 mod mixed_admission;
+mod mixed_seen;
 mod model;
 mod one_way;
 mod ports;

@@ -68,9 +68,14 @@ impl KernelDatapath {
     }
 
     fn load(pins: &Pins, limits: Limits, features: loader::Features, fresh: bool) -> Result<Self, DatapathError> {
+        // An older packet path, which goes on until this one takes its place.
+        let silent_on_mixed = !fresh && !pins.maps().join(maps::MIXED_SEEN).exists();
         let mut ebpf = loader::load(pins, &limits, features)?;
         if fresh {
             maps::scatter_source_cursors(&mut ebpf)?;
+        }
+        if silent_on_mixed {
+            maps::expect_mixed(&mut ebpf)?;
         }
         let mut maps = Maps::take(&mut ebpf, pins)?;
         // A daemon that was killed may have left a service whose VIP it had not come to.

@@ -30,8 +30,11 @@ pub const FRAGMENTS: u32 = 16_384;
 /// Interfaces at most.
 pub const DEVICES: u32 = 64;
 
+/// Not zero once there may be flows between families.
+pub(super) const MIXED_SEEN: &str = "MIXED_SEEN";
+
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 29] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 30] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -97,6 +100,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 29]
             size_of::<FlowKey<Addr6>>(),
             size_of::<Flow<Addr4>>(),
         ),
+        (MIXED_SEEN, 1, 4, 8),
         ("ROTATIONS", services, 4, size_of::<Rotation>()),
         ("CURSORS", services, 4, size_of::<Cursor>()),
         ("SPILLS", services, 4, size_of::<Rotation>()),
@@ -218,6 +222,12 @@ pub(super) fn scatter_source_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathErro
             .map_err(|e| kernel("map SOURCE_CURSORS", e))?;
     }
     Ok(())
+}
+
+/// Has the packet path look for flows between families: one that made some may not have said so.
+pub(super) fn expect_mixed(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let mut seen: Array<MapData, u64> = take(ebpf, MIXED_SEEN)?;
+    seen.set(0, 1, 0).map_err(|e| kernel(format!("map {MIXED_SEEN}"), e))
 }
 
 /// Puts the programs besides the entry where its tail calls find them.
