@@ -16,7 +16,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 10] = [
+pub const STAGES: [&str; 11] = [
     "lb_open",
     "lb_odd",
     "lb_too_big",
@@ -27,6 +27,7 @@ pub const STAGES: [&str; 10] = [
     "lb_deliver",
     "lb_cookie",
     "lb_splice",
+    "lb_outer",
 ];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.

@@ -13,10 +13,10 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, Sent,
+    Exit, Sent, Stage,
     family::Family,
     flow_table::{self, link_of},
-    kernel, maps, odd,
+    kernel, maps, odd, outer,
     packet::{Frame, Window},
     parse::{self, Ip, Packet},
     pipeline, splice, vlan,
@@ -66,11 +66,19 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     }
     let (src_port, dst_port) = parse::split(ports);
     // An error goes to whom it quotes.
-    if quote.piece.is_later() || !matches!(quote.protocol, TCP | UDP) || quote.src != ip.dst {
+    if quote.piece.is_later() || quote.src != ip.dst {
         return Err(NO_FLOW);
     }
+    let no_flow = if outer::may_be(quote.protocol) {
+        Exit::Divert(Stage::Outer)
+    } else {
+        NO_FLOW
+    };
+    if !matches!(quote.protocol, TCP | UDP) {
+        return Err(no_flow);
+    }
     let key = FlowKey::new((quote.dst, dst_port), (quote.src, src_port), quote.protocol);
-    let flow = flow_table::peek::<F>(&key, kernel::now()).ok_or(NO_FLOW)?;
+    let flow = flow_table::peek::<F>(&key, kernel::now()).ok_or(no_flow)?;
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !backend.mode.sees_replies() {

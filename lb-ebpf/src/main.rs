@@ -22,6 +22,7 @@ mod log;
 mod maps;
 mod mixed;
 mod odd;
+mod outer;
 mod packet;
 mod parse;
 mod pipeline;
@@ -70,6 +71,8 @@ enum Stage {
     Cookie,
     /// For flows whose SYN was answered with a cookie.
     Splice,
+    /// For ICMP errors about the outer packets of tunnels.
+    Outer,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -186,6 +189,13 @@ pub fn lb_cookie(ctx: XdpContext) -> u32 {
 pub fn lb_splice(ctx: XdpContext) -> u32 {
     let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::splice(frame))
+}
+
+/// [`Stage::Outer`].
+#[xdp(frags)]
+pub fn lb_outer(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::outer(frame))
 }
 
 /// From how a packet leaves to what XDP does with it.

@@ -18,7 +18,7 @@ use crate::{
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
-    half_open, kernel, log, maps, mixed, odd,
+    half_open, kernel, log, maps, mixed, odd, outer,
     packet::Frame,
     parse::{self, Packet, Places},
     rewrite, select, service, splice, stats, unstored, vlan,
@@ -184,6 +184,12 @@ pub fn splice(frame: Frame) -> Result<Sent, Exit> {
 #[inline(always)]
 pub fn odd(frame: Frame) -> Result<Sent, Exit> {
     by_version(frame, odd::forward::<V4>, odd::forward::<V6>)
+}
+
+/// An error about the outer packet of a tunnel.
+#[inline(always)]
+pub fn outer(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, outer::forward::<V4>, outer::forward::<V6>)
 }
 
 /// A stage for the packet's IP version, in a function of its own: addresses of both would not fit one stack frame.

@@ -7,7 +7,7 @@
 use lb_common::{
     abi::{Link, Vlans},
     icmp::{self, HEADER, QUOTE_V4, QUOTE_V6, Sum},
-    net::{Be16, ICMPV6},
+    net::{Addr4, Addr6, Be16, ICMPV6},
     network_types::eth::EtherType,
     reason::DropReason,
     wire::{ETHERNET, Ipv4, Ipv6},
@@ -16,7 +16,7 @@ use lb_common::{
 use crate::{
     maps,
     packet::{Frame, Window},
-    parse::{self, HEAD_V4, HEAD_V6},
+    parse::{self, ETHERTYPE, HEAD_V4, HEAD_V6},
     stats,
 };
 
@@ -53,12 +53,7 @@ fn answer_ipv4(frame: Frame, mtu: u32) -> Option<()> {
     let quote = icmp::quoted(ip.length, QUOTE_V4)?;
     let back = prepend(frame, quote, ADDED)?;
     let header = icmp::fragmentation_needed(mtu, sum(frame, ETHERNET + ADDED, quote)?);
-    let head: Window<{ HEAD_V4 + HEADER }> = frame.window(0)?;
-    head.set_words::<3, 0>(back.addresses);
-    head.write::<u16, 12>(EtherType::Ipv4 as u16);
-    head.write::<_, ETHERNET>(icmp::ipv4_header(ip.dst, ip.src, quote));
-    head.set_words::<2, HEAD_V4>(header);
-    Some(())
+    write_ipv4(frame, back.addresses, (ip.dst, ip.src), quote, header)
 }
 
 #[inline(never)]
@@ -70,16 +65,46 @@ fn answer_ipv6(frame: Frame, mtu: u32) -> Option<()> {
     let back = prepend(frame, quote, ADDED)?;
     let sum = sum(frame, ETHERNET + ADDED, quote)?;
     let header = icmp::packet_too_big(mtu, sum, quote, ip.dst, ip.src);
+    write_ipv6(frame, back.addresses, (ip.dst, ip.src), quote, header)
+}
+
+/// Writes what stands before a quote of so many bytes: MAC addresses, an IPv4 header from a source to a destination, and that
+/// of ICMP.
+#[inline(always)]
+pub fn write_ipv4(
+    frame: Frame,
+    addresses: [u32; 3],
+    (src, dst): (Addr4, Addr4),
+    quote: u32,
+    header: [u32; 2],
+) -> Option<()> {
+    let head: Window<{ HEAD_V4 + HEADER }> = frame.window(0)?;
+    head.set_words::<3, 0>(addresses);
+    head.write::<u16, ETHERTYPE>(EtherType::Ipv4 as u16);
+    head.write::<_, ETHERNET>(icmp::ipv4_header(src, dst, quote));
+    head.set_words::<2, HEAD_V4>(header);
+    Some(())
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn write_ipv6(
+    frame: Frame,
+    addresses: [u32; 3],
+    (src, dst): (Addr6, Addr6),
+    quote: u32,
+    header: [u32; 2],
+) -> Option<()> {
     let head: Window<{ HEAD_V6 + HEADER }> = frame.window(0)?;
-    head.set_words::<3, 0>(back.addresses);
-    head.write::<u16, 12>(EtherType::Ipv6 as u16);
+    head.set_words::<3, 0>(addresses);
+    head.write::<u16, ETHERTYPE>(EtherType::Ipv6 as u16);
     head.write::<_, ETHERNET>(Ipv6 {
         version_class_flow: [Be16::new(0x6000), Be16::new(0)],
         length: Be16::new(HEADER as u16 + quote as u16),
         next_header: ICMPV6,
         hop_limit: 64,
-        src: ip.dst.to_words(),
-        dst: ip.src.to_words(),
+        src: src.to_words(),
+        dst: dst.to_words(),
     });
     head.set_words::<2, HEAD_V6>(header);
     Some(())

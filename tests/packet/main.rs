@@ -37,6 +37,7 @@ mod mixed_admission;
 mod mixed_seen;
 mod model;
 mod one_way;
+mod outer;
 mod ports;
 mod random;
 mod reasons;
