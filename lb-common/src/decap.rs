@@ -40,12 +40,61 @@ pub enum Counter {
     Unwrapped,
     /// Tunnelled packets to this host that were left alone, because what they carry is for no VIP of it.
     NotForVip,
+    /// Packets that were dropped, because a router marked congestion on one whose sender would not understand that.
+    Congested,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 2;
+pub const COUNTERS: u32 = 3;
+
+/// Bits of the ECN field in the DSCP and ECN byte (RFC 3168).
+const ECN: u8 = 3;
+const NOT_ECT: u8 = 0;
+const ECT_1: u8 = 1;
+const CONGESTED: u8 = 3;
+
+/// DSCP and ECN of a packet that comes out of a tunnel, from those of the outer header and its own: the marks that routers made
+/// on the way are kept (RFC 6040, section 4.2). `None`: to be dropped, which is how a sender that does not know ECN learns of
+/// congestion.
+#[inline(always)]
+#[must_use]
+pub const fn class(outer: u8, inner: u8) -> Option<u8> {
+    match (outer & ECN, inner & ECN) {
+        (CONGESTED, NOT_ECT) => None,
+        (_, NOT_ECT) => Some(inner),
+        (CONGESTED, _) => Some(inner | CONGESTED),
+        (ECT_1, ecn) if ecn != CONGESTED => Some(inner & !ECN | ECT_1),
+        _ => Some(inner),
+    }
+}
 
 const _: () = assert!(size_of::<Holder>() == 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figure 4 of RFC 6040: rows are inner fields, columns outer ones, each in the order Not-ECT, ECT(0), ECT(1), CE.
+    #[test]
+    fn it_is_the_table_of_the_rfc() {
+        const ORDER: [u8; 4] = [0b00, 0b10, 0b01, 0b11];
+        const DROP: Option<u8> = None;
+        let table = [
+            [Some(0b00), Some(0b00), Some(0b00), DROP],
+            [Some(0b10), Some(0b10), Some(0b01), Some(0b11)],
+            [Some(0b01), Some(0b01), Some(0b01), Some(0b11)],
+            [Some(0b11), Some(0b11), Some(0b11), Some(0b11)],
+        ];
+        for (inner, row) in ORDER.into_iter().zip(table) {
+            for (outer, expected) in ORDER.into_iter().zip(row) {
+                for dscp in [0, 0b1010_1000, 0b1111_1100] {
+                    let out = class(!dscp & !3 | outer, dscp | inner);
+                    assert_eq!(out, expected.map(|ecn| dscp | ecn), "{outer:02b} around {inner:02b}");
+                }
+            }
+        }
+    }
+}
 
 #[cfg(feature = "user")]
 mod pod {

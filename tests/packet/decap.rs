@@ -2,17 +2,22 @@
 
 use std::net::IpAddr;
 
-use aya::{Ebpf, EbpfLoader, maps::HashMap, programs::Xdp};
-use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, PerCpuArray},
+    programs::Xdp,
+};
+use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6Header};
 use lb_common::{
-    decap::{Holder, Role},
+    abi::Mode,
+    decap::{Counter, Holder, Role},
     net::to_any,
 };
 use lb_userspace::datapath::{decap::OBJECT, loader};
 
 use crate::{
     frames::Packet,
-    lab::{Case, Family, Lab, Service, Setup, Verdict, run},
+    lab::{Case, Family, Lab, Outcome, Service, Setup, Verdict, run},
 };
 
 const PORT: u16 = 6081;
@@ -44,12 +49,21 @@ fn unwrapper(vips: &[IpAddr]) -> Ebpf {
     ebpf
 }
 
+fn outcome(ebpf: &Ebpf, lab: &Lab, frame: &[u8]) -> Outcome {
+    let program: &Xdp = ebpf.program("decap").unwrap().try_into().unwrap();
+    run(program, lab.ifindex(crate::lab::BACKEND_IF), &[], frame)
+}
+
 #[track_caller]
 fn verdict(ebpf: &Ebpf, lab: &Lab, frame: &[u8]) -> Vec<u8> {
-    let program: &Xdp = ebpf.program("decap").unwrap().try_into().unwrap();
-    let out = run(program, lab.ifindex(crate::lab::BACKEND_IF), &[], frame);
+    let out = outcome(ebpf, lab, frame);
     assert_eq!(out.verdict, Verdict::Pass);
     out.frame
+}
+
+fn count(ebpf: &Ebpf, counter: Counter) -> u64 {
+    let counters: PerCpuArray<_, u64> = ebpf.map("COUNTERS").unwrap().try_into().unwrap();
+    counters.get(&(counter as u32), 0).unwrap().iter().sum()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +74,11 @@ enum Tunnel {
 
 /// A packet in an outer header.
 fn wrapped(packet: &Packet, tunnel: Tunnel, to: &str) -> Vec<u8> {
+    wrapped_as(packet, tunnel, to, 0)
+}
+
+/// The same with this DSCP and ECN outside.
+fn wrapped_as(packet: &Packet, tunnel: Tunnel, to: &str, class: u8) -> Vec<u8> {
     let frame = packet.bytes();
     let (ethernet, inner) = frame.split_at(14);
     let (mut payload, protocol) = (Vec::new(), if packet.from.is_ipv4() { 4 } else { 41 });
@@ -79,12 +98,16 @@ fn wrapped(packet: &Packet, tunnel: Tunnel, to: &str) -> Vec<u8> {
     match to.parse().unwrap() {
         IpAddr::V4(to) => {
             out.extend([8, 0]);
-            let header = Ipv4Header::new(length, 64, protocol, [172, 16, 3, 4], to.octets()).unwrap();
+            let mut header = Ipv4Header::new(length, 64, protocol, [172, 16, 3, 4], to.octets()).unwrap();
+            header.dscp = IpDscp::try_new(class >> 2).unwrap();
+            header.ecn = IpEcn::try_new(class & 3).unwrap();
+            header.header_checksum = header.calc_header_checksum();
             out.extend(header.to_bytes());
         }
         IpAddr::V6(to) => {
             out.extend([0x86, 0xdd]);
             let header = Ipv6Header {
+                traffic_class: class,
                 payload_length: length,
                 next_header: protocol,
                 hop_limit: 64,
@@ -165,4 +188,62 @@ fn everything_else_is_left_as_it_came() {
             }
         }
     }
+}
+
+/// Figure 4 of RFC 6040: what comes out, by what is inside and outside. `None`: it is dropped.
+const fn mark(inside: u8, outside: u8) -> Option<u8> {
+    match (inside, outside) {
+        (0, 3) => None,
+        (0, _) => Some(0),
+        (_, 3) | (3, _) => Some(3),
+        (_, 1) => Some(1),
+        _ => Some(inside),
+    }
+}
+
+#[test]
+fn marks_of_congestion_come_out_of_every_tunnel() {
+    let (lab, services, ebpf) = lab();
+    let mut dropped = 0;
+    for service in services.iter().filter(|service| service.case.mode == Mode::IPIP) {
+        for tunnel in [Tunnel::Ipip, Tunnel::Gue] {
+            for to in [HOST4, HOST6] {
+                for inside in 0..=255 {
+                    // The outer DSCP stays outside, whatever it is.
+                    for outside in [0xb8, 0x01, 0xfe, 0x57] {
+                        let packet = service
+                            .request(4000)
+                            .with(|p| (p.tos, p.id) = (inside, u16::from(inside) * 257));
+                        let out = outcome(&ebpf, &lab, &wrapped_as(&packet, tunnel, to, outside));
+                        let what = format!("{tunnel:?} to {to}, {outside:02x} around {inside:02x}");
+                        let Some(ecn) = mark(inside & 3, outside & 3) else {
+                            assert_eq!(out.verdict, Verdict::Drop, "{what}");
+                            dropped += 1;
+                            continue;
+                        };
+                        assert_eq!(out.verdict, Verdict::Pass, "{what}");
+                        let expected = packet.with(|p| p.tos = inside & !3 | ecn);
+                        assert_eq!(out.frame, expected.bytes(), "{what}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(dropped > 0);
+    assert_eq!(count(&ebpf, Counter::Congested), dropped);
+}
+
+/// Whose tunnel it is comes first: others' packets are not dropped either.
+#[test]
+fn a_marked_packet_for_no_vip_is_left_as_it_came() {
+    let (lab, services, ebpf) = lab();
+    for service in &services {
+        let mut packet = service.request(4000);
+        packet.to.set_ip(service.case.ip(77, 1));
+        for (tunnel, host) in [(Tunnel::Ipip, HOST4), (Tunnel::Gue, HOST6)] {
+            let frame = wrapped_as(&packet, tunnel, host, 3);
+            assert_eq!(verdict(&ebpf, &lab, &frame), frame);
+        }
+    }
+    assert_eq!(count(&ebpf, Counter::Congested), 0);
 }

@@ -1,5 +1,6 @@
 //! Unwraps tunnelled packets on a backend: those whose outer destination is the backend's own address and whose inner
 //! destination is a VIP that it serves. Everything else goes to the kernel byte for byte as it came, other tunnels included.
+//! Marks of congestion on the outer header go on to the inner one (RFC 6040).
 //!
 //! Protocols: IP in IP (RFC 2003, RFC 2473, RFC 4213) and Generic UDP Encapsulation, variant 1 (draft-ietf-intarea-gue,
 //! section 3.2: the inner IP header follows the UDP header at once).
@@ -17,7 +18,8 @@ mod word;
 
 use aya_ebpf::{Global, bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{
-    decap::{Counter, Role},
+    checksum::Delta,
+    decap::{self, Counter, Role},
     network_types::eth::EtherType,
     wire::{ETHERNET, Ipv4, Ipv6, Udp},
 };
@@ -42,13 +44,22 @@ static GUE_PORT: Global<u16> = Global::new(6080);
 #[xdp(frags)]
 pub fn decap(ctx: XdpContext) -> u32 {
     // What is not unwrapped is the kernel's, and so is what is.
-    let _ = unwrap(Frame::new(&ctx));
-    xdp_action::XDP_PASS
+    match unwrap(Frame::new(&ctx)) {
+        Some(Left::Congested) => xdp_action::XDP_DROP,
+        Some(Left::Unwrapped) | None => xdp_action::XDP_PASS,
+    }
+}
+
+/// What became of a packet for a VIP.
+enum Left {
+    Unwrapped,
+    /// To be dropped.
+    Congested,
 }
 
 /// `None`: nothing was changed.
 #[inline(always)]
-fn unwrap(frame: Frame) -> Option<()> {
+fn unwrap(frame: Frame) -> Option<Left> {
     const V4: u16 = EtherType::Ipv4 as u16;
     const V6: u16 = EtherType::Ipv6 as u16;
     let ethernet: Window<ETHERNET> = frame.window(0)?;
@@ -61,7 +72,7 @@ fn unwrap(frame: Frame) -> Option<()> {
 
 /// Outer IPv4 without options and in one piece: that is how `lb` sends it.
 #[inline(always)]
-fn from_ipv4(frame: Frame) -> Option<()> {
+fn from_ipv4(frame: Frame) -> Option<Left> {
     const MORE_OR_OFFSET: u16 = 0x3fff;
     let window: Window<IPV4> = frame.window(ETHERNET)?;
     let ip: Ipv4 = window.read::<_, 0>();
@@ -70,27 +81,41 @@ fn from_ipv4(frame: Frame) -> Option<()> {
         return None;
     }
     let payload = ip.length.get().checked_sub(IPV4 as u16)?;
-    unwrap_after::<{ ETHERNET + IPV4 }, { ETHERNET + IPV4 + UDP }>(frame, ip.protocol, payload)
+    unwrap_after::<{ ETHERNET + IPV4 }, { ETHERNET + IPV4 + UDP }>(frame, ip.protocol, payload, ip.tos)
 }
 
 /// Outer IPv6 without extension headers.
 #[inline(always)]
-fn from_ipv6(frame: Frame) -> Option<()> {
+fn from_ipv6(frame: Frame) -> Option<Left> {
     let window: Window<IPV6> = frame.window(ETHERNET)?;
     let ip: Ipv6 = window.read::<_, 0>();
     let to = maps::ipv6(window.words::<4, 24>());
     if !maps::role(&to).is(Role::HOST) {
         return None;
     }
-    unwrap_after::<{ ETHERNET + IPV6 }, { ETHERNET + IPV6 + UDP }>(frame, ip.next_header, ip.length.get())
+    let class = class_of_ipv6(window.read::<u16, 0>());
+    unwrap_after::<{ ETHERNET + IPV6 }, { ETHERNET + IPV6 + UDP }>(frame, ip.next_header, ip.length.get(), class)
 }
 
-/// `BARE` and `GUE` are where the inner header begins without and with UDP between; `payload` bytes follow the outer header.
+/// DSCP and ECN in the first two bytes of an IPv6 header.
 #[inline(always)]
-fn unwrap_after<const BARE: usize, const GUE: usize>(frame: Frame, protocol: u8, payload: u16) -> Option<()> {
+const fn class_of_ipv6(start: u16) -> u8 {
+    let [a, b] = start.to_ne_bytes();
+    a << 4 | b >> 4
+}
+
+/// `BARE` and `GUE` are where the inner header begins without and with UDP between; `payload` bytes follow the outer header,
+/// whose DSCP and ECN are `class`.
+#[inline(always)]
+fn unwrap_after<const BARE: usize, const GUE: usize>(
+    frame: Frame,
+    protocol: u8,
+    payload: u16,
+    class: u8,
+) -> Option<Left> {
     match protocol {
-        IPV4_IN => inner_ipv4::<BARE>(frame, payload),
-        IPV6_IN => inner_ipv6::<BARE>(frame, payload),
+        IPV4_IN => inner_ipv4::<BARE>(frame, payload, class),
+        IPV6_IN => inner_ipv6::<BARE>(frame, payload, class),
         UDP_IN => {
             let window: Window<UDP> = frame.window(BARE)?;
             let udp: Udp = window.read::<_, 0>();
@@ -100,8 +125,8 @@ fn unwrap_after<const BARE: usize, const GUE: usize>(frame: Frame, protocol: u8,
             let payload = payload.checked_sub(UDP as u16)?;
             let first: Window<1> = frame.window(GUE)?;
             match first.read::<u8, 0>() >> 4 {
-                4 => inner_ipv4::<GUE>(frame, payload),
-                6 => inner_ipv6::<GUE>(frame, payload),
+                4 => inner_ipv4::<GUE>(frame, payload, class),
+                6 => inner_ipv6::<GUE>(frame, payload, class),
                 _ => None,
             }
         }
@@ -110,35 +135,71 @@ fn unwrap_after<const BARE: usize, const GUE: usize>(frame: Frame, protocol: u8,
 }
 
 #[inline(always)]
-fn inner_ipv4<const AT: usize>(frame: Frame, payload: u16) -> Option<()> {
+fn inner_ipv4<const AT: usize>(frame: Frame, payload: u16, outer: u8) -> Option<Left> {
+    const CHECKSUM: usize = 10;
     let window: Window<IPV4> = frame.window(AT)?;
     let ip: Ipv4 = window.read::<_, 0>();
     let to = maps::ipv4(window.words::<1, 16>());
     if ip.version_ihl >> 4 != 4 || ip.length.get() > payload {
         return None;
     }
-    uncover::<AT>(frame, maps::role(&to), EtherType::Ipv4)
+    for_vip(maps::role(&to))?;
+    let Some(class) = decap::class(outer, ip.tos) else {
+        return Some(congested());
+    };
+    let (old, new) = (window.read::<u16, 0>(), u16::from_ne_bytes([ip.version_ihl, class]));
+    let checksum = Delta::ZERO.word(old, new).apply(window.read::<u16, CHECKSUM>());
+    uncover::<AT>(frame, EtherType::Ipv4)?;
+    if new != old {
+        let window: Window<IPV4> = frame.window(ETHERNET)?;
+        window.write::<u16, 0>(new);
+        window.write::<u16, CHECKSUM>(checksum);
+    }
+    Some(Left::Unwrapped)
 }
 
 #[inline(always)]
-fn inner_ipv6<const AT: usize>(frame: Frame, payload: u16) -> Option<()> {
+fn inner_ipv6<const AT: usize>(frame: Frame, payload: u16, outer: u8) -> Option<Left> {
     let window: Window<IPV6> = frame.window(AT)?;
     let ip: Ipv6 = window.read::<_, 0>();
     let to = maps::ipv6(window.words::<4, 24>());
-    let version: u8 = window.read::<u8, 0>() >> 4;
-    if version != 6 || u32::from(ip.length.get()) + IPV6 as u32 > u32::from(payload) {
+    let old = window.read::<u16, 0>();
+    let [version, label] = old.to_ne_bytes();
+    if version >> 4 != 6 || u32::from(ip.length.get()) + IPV6 as u32 > u32::from(payload) {
         return None;
     }
-    uncover::<AT>(frame, maps::role(&to), EtherType::Ipv6)
+    for_vip(maps::role(&to))?;
+    let Some(class) = decap::class(outer, class_of_ipv6(old)) else {
+        return Some(congested());
+    };
+    uncover::<AT>(frame, EtherType::Ipv6)?;
+    let new = u16::from_ne_bytes([6 << 4 | class >> 4, class << 4 | label & 0x0f]);
+    if new != old {
+        let window: Window<IPV6> = frame.window(ETHERNET)?;
+        window.write::<u16, 0>(new);
+    }
+    Some(Left::Unwrapped)
+}
+
+/// Whether what is inside is for a VIP.
+#[inline(always)]
+fn for_vip(to: Role) -> Option<()> {
+    if to.is(Role::VIP) {
+        return Some(());
+    }
+    maps::count(Counter::NotForVip);
+    None
+}
+
+#[inline(always)]
+fn congested() -> Left {
+    maps::count(Counter::Congested);
+    Left::Congested
 }
 
 /// Puts the Ethernet header before the inner packet.
 #[inline(always)]
-fn uncover<const AT: usize>(frame: Frame, to: Role, ethertype: EtherType) -> Option<()> {
-    if !to.is(Role::VIP) {
-        maps::count(Counter::NotForVip);
-        return None;
-    }
+fn uncover<const AT: usize>(frame: Frame, ethertype: EtherType) -> Option<()> {
     let ethernet: Window<ETHERNET> = frame.window(0)?;
     let addresses = ethernet.words::<3, 0>();
     head::cut(frame, AT - ETHERNET)?;

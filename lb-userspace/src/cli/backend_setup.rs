@@ -93,11 +93,17 @@ impl BackendSetupArgs {
                 }
             }
             if let Some(unwrapping) = &report.unwrapping {
-                let words = format!(
+                let mut words = format!(
                     "Unwrapped {} so far; {} were for no VIP of this host.",
                     human::plural(usize::try_from(unwrapping.unwrapped).unwrap_or(usize::MAX), "packet"),
                     human::count(unwrapping.not_for_vip)
                 );
+                if unwrapping.congested > 0 {
+                    let dropped = human::count(unwrapping.congested);
+                    words.push_str(&format!(
+                        " Dropped {dropped} with marks of congestion that their senders do not know."
+                    ));
+                }
                 text.push_str(&view.paragraph(Tone::Plain, 0, &words));
             }
             for note in &report.notes {

@@ -56,6 +56,8 @@ pub struct Unwrapping {
     pub unwrapped: u64,
     /// Tunnelled packets to this host that were left alone, because they were for no VIP.
     pub not_for_vip: u64,
+    /// Packets that were dropped, because they came with a mark of congestion that their sender would not understand.
+    pub congested: u64,
 }
 
 type Addresses = HashMap<MapData, Holder, Role>;
@@ -98,10 +100,15 @@ impl Decap {
         let counters: PerCpuArray<MapData, u64> =
             PerCpuArray::try_from(Map::PerCpuArray(self.open("COUNTERS")?)).map_err(map_error)?;
         let sum = |counter: Counter| {
-            let per_cpu = counters.get(&(counter as u32), 0).map_err(map_error)?;
-            Ok::<u64, DatapathError>(per_cpu.iter().sum())
+            match counters.get(&(counter as u32), 0) {
+                Ok(per_cpu) => Ok::<u64, DatapathError>(per_cpu.iter().sum()),
+                // Maps that an older version made, and that stay when its program is replaced, have fewer.
+                Err(MapError::OutOfBounds { .. }) => Ok(0),
+                Err(error) => Err(map_error(error)),
+            }
         };
         (state.unwrapped, state.not_for_vip) = (sum(Counter::Unwrapped)?, sum(Counter::NotForVip)?);
+        state.congested = sum(Counter::Congested)?;
         Ok(Some(state))
     }
 
