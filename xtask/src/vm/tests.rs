@@ -85,13 +85,14 @@ const END_TO_END: [&str; 13] = [
 
 /// Rows that go through every program of the packet path and every way out of it: an emulated CPU takes five seconds to load the
 /// programs, which each row does. The others run on the machine's own kernel.
-const ROWS: [&str; 43] = [
+const ROWS: [&str; 45] = [
     "admission::each_datagram_is_scheduled_by_itself",
     "admission::full_backends_are_passed_over",
     "adoption::the_packet_path_loads_and_works_at_every_log_level",
     "adoption::what_was_written_is_found_and_flows_go_on",
     "balance::a_flow_that_opens_on_two_cpus_at_once_is_one_flow",
     "balance::weights_are_kept_in_their_smooth_order",
+    "cookies::both_halves_are_joined_and_numbers_translated",
     "counters::packets_bytes_and_flows_are_counted_exactly",
     "counters::the_sweep_removes_what_expired_some_seconds_ago",
     "decap::what_is_for_a_vip_comes_out_of_every_tunnel_as_it_went_in",
@@ -117,6 +118,7 @@ const ROWS: [&str; 43] = [
     "mixed_admission::every_rule_minds_the_limits_of_both_families",
     "model::a_million_random_packets_fare_as_in_the_model",
     "one_way::the_client_alone_opens_and_closes",
+    "outer::clients_learn_of_errors_about_outer_packets",
     "ports::every_source_address_and_port_is_used_before_any_is_used_again",
     "ports::exhaustion_is_refused_counted_and_passes",
     "reasons::each_row_leaves_for_its_reason_and_no_other",
