@@ -1,30 +1,31 @@
 //! What is wanted now: the configuration, and what the operator changed since. Pure.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ApiError, BackendChange, ErrorKind, Request, ServiceChange, backend_matches, service_matches},
-    model::{AdminState, Backend, Interface, Scheduling, Service, ServiceId, endpoint_name},
+    model::{AdminState, Backend, Config, Interface, Scheduling, Service, ServiceId, endpoint_name},
 };
 
 /// Heaviest weight.
 const MAX_WEIGHT: u16 = 256;
 
-/// Services and interfaces as they are wanted now.
+/// Services and interfaces as they are wanted now. A copy shares its services with the original, so that a change costs
+/// the service that it touches and not the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Services, in the order they were added.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// Interfaces that carry the packet path.
     pub interfaces: Vec<Interface>,
 }
 
 /// What is wrong with a service that is to stand beside those others, in words.
-pub type ServiceRule = dyn Fn(&Service, &[Service]) -> Result<(), String> + Send + Sync;
+pub type ServiceRule = dyn Fn(&Service, &[Arc<Service>]) -> Result<(), String> + Send + Sync;
 /// What is wrong with a backend that is to join a service, in words; the services are all there are.
-pub type BackendRule = dyn Fn(&Backend, &Service, &[Service]) -> Result<(), String> + Send + Sync;
+pub type BackendRule = dyn Fn(&Backend, &Service, &[Arc<Service>]) -> Result<(), String> + Send + Sync;
 
 /// The rules that the configuration is held to, for services and backends that come while the daemon runs.
 pub struct Rules {
@@ -73,6 +74,15 @@ pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> ApiError {
 }
 
 impl Desired {
+    /// What a configuration asks for.
+    #[must_use]
+    pub fn of_config(config: &Config) -> Self {
+        Self {
+            services: config.services.iter().cloned().map(Arc::new).collect(),
+            interfaces: config.interfaces.clone(),
+        }
+    }
+
     /// What is wanted after a request that comes `now`, in seconds since the Unix epoch, and what that changes.
     ///
     /// # Errors
@@ -110,18 +120,23 @@ impl Desired {
     /// [`ErrorKind::NotFound`].
     pub fn service(&self, wanted: &str) -> Result<&Service, ApiError> {
         let found = self.services.iter().find(|s| service_matches(s, wanted));
-        found.ok_or_else(|| no_service(&self.services, wanted))
+        found
+            .map(AsRef::as_ref)
+            .ok_or_else(|| no_service(&self.services, wanted))
     }
 
     /// A service by identity.
     #[must_use]
     pub fn by_id(&self, id: ServiceId) -> Option<&Service> {
-        self.services.iter().find(|s| s.id == id)
+        self.services.iter().find(|s| s.id == id).map(AsRef::as_ref)
     }
 
     fn service_mut(&mut self, wanted: &str) -> Result<&mut Service, ApiError> {
         match self.services.iter().position(|s| service_matches(s, wanted)) {
-            Some(at) => self.services.get_mut(at).ok_or_else(|| no_service(&[], wanted)),
+            Some(at) => {
+                let service = self.services.get_mut(at).map(Arc::make_mut);
+                service.ok_or_else(|| no_service(&[], wanted))
+            }
             None => Err(no_service(&self.services, wanted)),
         }
     }
@@ -146,7 +161,7 @@ impl Desired {
         backends.iter_mut().for_each(|backend| service.complete(backend));
         service.backends = backends;
         (rules.service)(&service, &self.services).or_else(|m| refuse(ErrorKind::Invalid, m))?;
-        self.services.push(service.clone());
+        self.services.push(Arc::new(service.clone()));
         let n = service.backends.len();
         let message = format!(
             "service {} on {} added, with {}",
@@ -240,7 +255,7 @@ impl Desired {
         let mut messages = Vec::new();
         for service in &mut self.services {
             if service.backends.iter().any(|b| backend_matches(b, backend)) {
-                messages.push(set_backend(service, backend, change, now)?);
+                messages.push(set_backend(Arc::make_mut(service), backend, change, now)?);
                 touched.push(service.id);
             }
         }
@@ -392,7 +407,7 @@ fn check_weight(weight: u16) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn no_service(services: &[Service], wanted: &str) -> ApiError {
+fn no_service(services: &[Arc<Service>], wanted: &str) -> ApiError {
     let names: Vec<_> = services.iter().map(|s| s.name.as_str()).collect();
     not_found("service", wanted, "this instance", &names)
 }
@@ -448,8 +463,8 @@ mod tests {
     fn desired() -> Desired {
         Desired {
             services: vec![
-                service("web", 80, &[backend("web1", 1), backend("web2", 2)]),
-                service("dns", 53, &[backend("web1", 1)]),
+                Arc::new(service("web", 80, &[backend("web1", 1), backend("web2", 2)])),
+                Arc::new(service("dns", 53, &[backend("web1", 1)])),
             ],
             interfaces: Vec::new(),
         }
@@ -533,7 +548,8 @@ mod tests {
             drain_timeout: Some(Duration::from_secs(90)),
             max_connections: Some(50),
         };
-        let (next, change) = desired()
+        let before = desired();
+        let (next, change) = before
             .apply(&set_request("web", "10.0.1.1:80", change), &rules(), 1000)
             .unwrap();
         assert_eq!(
@@ -542,6 +558,7 @@ mod tests {
         );
         assert_eq!(next.services[0].backends[0].weight, 5);
         assert_eq!(next.services[0].backends[0].drain_until, Some(1090));
+        assert!(Arc::ptr_eq(&next.services[1], &before.services[1]), "no copy of others");
         assert_eq!(change.touched, [next.services[0].id]);
     }
 

@@ -31,6 +31,8 @@ use crate::{
 
 const BACKENDS: u32 = 100;
 const FLIPS: u32 = 200;
+/// Slots of the table whose weight changes: the default.
+const TABLE: u32 = 65_537;
 /// Where in the slot arena the two schedules lie that take turns.
 const RANGES: [u32; 2] = [0, 4096];
 
@@ -68,11 +70,14 @@ fn add(report: &mut Report, name: &str, mut times: Vec<f64>, target: f64) {
 }
 
 /// A weight changes on a service of 100 backends with a Maglev table: from what is wanted to the flip, by the way that
-/// the controller takes, among so many services of the same kind.
+/// the controller takes, among so many services of the same kind, the last case's with smaller tables.
 fn tables(report: &mut Report) -> Result<()> {
-    for services in [1, 20] {
+    for (services, others) in [(1, TABLE), (20, TABLE), (1000, 1021)] {
         let instance = format!("lbt-{}-tables", std::process::id());
-        let limits = Limits::default();
+        let limits = Limits {
+            backends: u32::from(services) * BACKENDS,
+            ..Limits::default()
+        };
         let mut path = PacketPath::load(&instance, limits)?;
         let capacities = Capacities {
             services: limits.services,
@@ -83,7 +88,8 @@ fn tables(report: &mut Report) -> Result<()> {
         let start = Instant::now();
         let mut layout = Layout::adopt(path.0.contents()?, capacities, start.elapsed());
         for service in 0..services {
-            bring_about(&mut path.0, &mut layout, &hashed(service, 1), start)?;
+            let table = if service == 0 { TABLE } else { others };
+            bring_about(&mut path.0, &mut layout, &hashed(service, 1, table), start)?;
         }
         let mut times = Vec::new();
         for turn in 0..FLIPS {
@@ -91,7 +97,12 @@ fn tables(report: &mut Report) -> Result<()> {
             // What was given up rests for a tenth of a second.
             std::thread::sleep(Duration::from_millis(110));
             let weight = 1 + turn % 2;
-            times.push(bring_about(&mut path.0, &mut layout, &hashed(0, 1 + weight), start)?);
+            times.push(bring_about(
+                &mut path.0,
+                &mut layout,
+                &hashed(0, 1 + weight, TABLE),
+                start,
+            )?);
         }
         let name = format!("Maglev, 65,537 slots, {services} service(s)");
         add(report, &name, times, 2000.0);
@@ -100,7 +111,7 @@ fn tables(report: &mut Report) -> Result<()> {
 }
 
 /// A service of 100 backends by hash, the first of them of some weight.
-fn hashed(service: u16, weight: u32) -> WantedService {
+fn hashed(service: u16, weight: u32, table_size: u32) -> WantedService {
     let [high, low] = service.to_be_bytes();
     let backend = |n: u32| {
         let address = SocketAddr::from(([10, high, low, u8::try_from(n).unwrap_or(0)], 80));
@@ -123,7 +134,7 @@ fn hashed(service: u16, weight: u32) -> WantedService {
         entry: Service::default(),
         filling: Filling {
             scheduler: Scheduler::Maglev,
-            table_size: 65_537,
+            table_size,
         },
         previous_until: Some(Tick(u32::MAX / 2)),
         backends: (0..BACKENDS).map(backend).collect(),

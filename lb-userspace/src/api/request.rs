@@ -228,5 +228,7 @@ pub fn backend_matches(backend: &Backend, wanted: &str) -> bool {
 /// `VIP:PORT/PROTOCOL` of a service, whole or of its first port, or its name.
 #[must_use]
 pub fn service_matches(service: &Service, wanted: &str) -> bool {
-    service.name == wanted || service.id.to_string() == wanted || service.address() == wanted
+    let by_address = || service.id.to_string() == wanted || service.address() == wanted;
+    // Every address bears a protocol: names are not to cost two strings for each service that is passed over.
+    service.name == wanted || (wanted.contains('/') && by_address())
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::HealthState,
     datapath::{Datapath, DatapathError, Sweep},
-    model::{AdminState, HealthTarget, Probe, ServiceId},
+    model::{HealthTarget, Service, ServiceId},
 };
 
 /// Answers about next hops.
@@ -27,6 +27,8 @@ pub(super) type Hops = HashMap<IpAddr, Result<NextHop, HopError>>;
 pub(super) enum Internal {
     /// Next hops were looked up.
     Resolved(Hops),
+    /// Next hops of new backends were looked up.
+    Found(Hops),
     /// A VIP was added, or not.
     VipAdded(IpAddr, Result<PlacedVip, String>),
     /// A VIP was removed, or not.
@@ -96,6 +98,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     pub(super) fn on_internal(&mut self, event: Internal) {
         match event {
             Internal::Resolved(hops) => self.on_resolved(hops),
+            Internal::Found(hops) => self.on_found(hops),
             Internal::VipAdded(vip, result) => self.on_vip_added(vip, result),
             Internal::VipRemoved(vip, result) => self.on_vip_removed(vip, result),
             Internal::Swept(began, result) => self.on_swept(began, result),
@@ -147,18 +150,27 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     fn on_resolved(&mut self, hops: Hops) {
         self.resolving = false;
-        let changed = self.note_hops(hops);
-        let affected: Vec<ServiceId> = self.services_with(|ip| changed.contains(&ip));
-        self.publish_or_retry(&affected);
+        self.on_found(hops);
         if std::mem::take(&mut self.resolve_again) {
             self.resolve();
         }
     }
 
+    fn on_found(&mut self, hops: Hops) {
+        let changed = self.note_hops(hops);
+        if changed.is_empty() {
+            return;
+        }
+        let affected: Vec<ServiceId> = self.services_with(|ip| changed.contains(&ip));
+        self.publish_or_retry(&affected);
+    }
+
     /// Takes note of next hops; returns the addresses whose answer is another than before.
     pub(super) fn note_hops(&mut self, hops: Hops) -> BTreeSet<IpAddr> {
         let mut changed = BTreeSet::new();
-        for (address, answer) in hops {
+        // A backend may have gone while its address was looked up.
+        let wanted = hops.into_iter().filter(|(ip, _)| self.addresses.contains_key(ip));
+        for (address, answer) in wanted.collect::<Vec<_>>() {
             if let Ok(hop) = &answer {
                 let known = KnownHop::new(hop, &self.world);
                 self.world.known.insert(address, known);
@@ -186,18 +198,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     }
 
     fn services_with(&self, wanted: impl Fn(IpAddr) -> bool) -> Vec<ServiceId> {
-        let has = |s: &&crate::model::Service| s.backends.iter().any(|b| wanted(b.address.ip()));
+        let has = |s: &&Arc<Service>| s.backends.iter().any(|b| wanted(b.address.ip()));
         self.desired.services.iter().filter(has).map(|s| s.id).collect()
-    }
-
-    /// Every backend's address, once.
-    pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
-        self.desired
-            .services
-            .iter()
-            .flat_map(|s| &s.backends)
-            .map(|b| b.address.ip())
-            .collect()
     }
 
     /// Confirms neighbours, and tries again what failed in the network.
@@ -208,29 +210,6 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         self.check_interfaces();
         self.retry_vips();
         if self.world.hops.values().any(Result::is_err) {
-            self.resolve();
-        }
-    }
-
-    /// Tells the health checks what to check, and forgets what is not wanted any more.
-    pub(super) fn retarget(&mut self) {
-        let mut targets: HashMap<HealthTarget, BTreeSet<ServiceId>> = HashMap::new();
-        for service in self.desired.services.iter().filter(|s| s.health.probe != Probe::None) {
-            for backend in service.backends.iter().filter(|b| b.admin != AdminState::Disabled) {
-                targets
-                    .entry(service.health_target(backend))
-                    .or_default()
-                    .insert(service.id);
-            }
-        }
-        self.world.health.retain(|target, _| targets.contains_key(target));
-        let initial = |t: &HealthTarget| (t.clone(), self.world.health.get(t).copied());
-        self.health.set_targets(targets.keys().map(initial).collect());
-        self.targets = targets;
-        let addresses = self.backend_addresses();
-        self.world.hops.retain(|ip, _| addresses.contains(ip));
-        self.world.known.retain(|ip, _| addresses.contains(ip));
-        if addresses.iter().any(|ip| !self.world.hops.contains_key(ip)) {
             self.resolve();
         }
     }

@@ -80,9 +80,9 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         }
         let (service, backend) = (filter.service.as_deref(), filter.backend.as_deref());
         let one;
-        let services: &[Service] = match service {
+        let services: &[Arc<Service>] = match service {
             Some(name) => {
-                one = [self.desired.service(name)?.clone()];
+                one = [Arc::new(self.desired.service(name)?.clone())];
                 &one
             }
             None => &self.desired.services,
@@ -110,7 +110,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     }
 }
 
-fn no_backend(services: &[Service], wanted: &str) -> ApiError {
+fn no_backend(services: &[Arc<Service>], wanted: &str) -> ApiError {
     let names: BTreeSet<&str> = services
         .iter()
         .flat_map(|s| &s.backends)

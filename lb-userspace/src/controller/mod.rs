@@ -16,9 +16,11 @@ pub mod persist;
 pub mod ports;
 mod reconcile;
 mod requests;
+mod saver;
 mod start;
 mod status;
 mod sweep;
+mod targets;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -45,6 +47,7 @@ use self::{
     outlook::{Outlook, World},
     persist::StateFile,
     ports::{Health, HealthEvent, NetEvent, Network},
+    saver::Saver,
     sweep::Books,
     vips::Vip,
 };
@@ -148,6 +151,7 @@ where
     match end {
         End::Stop if !detach_on_exit => {
             controller.save();
+            controller.saver.flush().await;
             tracing::info!("stopping; the packet path goes on");
             Ok(())
         }
@@ -192,6 +196,7 @@ struct Controller<D, N, H> {
     config: Config,
     rules: Rules,
     state_file: StateFile,
+    saver: Saver,
     /// Where work that ran aside reports.
     internal: mpsc::UnboundedSender<Internal>,
     /// Whether the packet path was running already.
@@ -210,6 +215,8 @@ struct Controller<D, N, H> {
     outlooks: BTreeMap<ServiceId, Outlook>,
     /// The tier that goes on serving without failback.
     holding: BTreeMap<ServiceId, u8>,
+    /// How many backends are at each address.
+    addresses: HashMap<std::net::IpAddr, usize>,
     /// Services by what their backends' health checks ask.
     targets: HashMap<HealthTarget, BTreeSet<ServiceId>>,
     /// Services whose last publication failed, and why.
@@ -246,10 +253,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         internal: mpsc::UnboundedSender<Internal>,
     ) -> Result<Self, ControllerError> {
         let Options { config, rules, .. } = options;
-        let configured = Desired {
-            services: config.services.clone(),
-            interfaces: config.interfaces.clone(),
-        };
+        let configured = Desired::of_config(&config);
         let state_file = StateFile::new(&config.state_dir, &config.instance);
         let saved = state_file.load();
         let (desired, changes) = persist::restore(&configured, saved.as_ref(), options.forget_runtime_changes);
@@ -270,6 +274,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             _lock: deps.lock,
             config,
             rules,
+            saver: Saver::new(state_file.clone(), configured),
             state_file,
             internal,
             adopted,
@@ -284,6 +289,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             layout: Layout::adopt(contents, capacities, Duration::ZERO),
             outlooks: BTreeMap::new(),
             holding: BTreeMap::new(),
+            addresses: HashMap::new(),
             targets: HashMap::new(),
             dirty: BTreeMap::new(),
             retry_at: None,

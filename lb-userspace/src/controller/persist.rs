@@ -60,12 +60,12 @@ impl StateFile {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn save(&self, saved: &Saved) -> io::Result<()> {
+    pub fn save(&self, saved: &impl Serialize) -> io::Result<()> {
         let new = self.0.with_extension("json.new");
         if let Some(directory) = self.0.parent() {
             fs::create_dir_all(directory)?;
         }
-        fs::write(&new, serde_json::to_vec_pretty(saved)?)?;
+        fs::write(&new, serde_json::to_vec(saved)?)?;
         fs::rename(&new, &self.0)
     }
 
@@ -109,7 +109,7 @@ mod tests {
         let mut service = service("web", 80, &[backend("web1", 1)]);
         service.backends[0].weight = weight;
         Desired {
-            services: vec![service],
+            services: vec![std::sync::Arc::new(service)],
             interfaces: Vec::new(),
         }
     }

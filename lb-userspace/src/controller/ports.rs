@@ -104,6 +104,9 @@ pub enum NetEvent {
 pub trait Health: Send {
     /// Checks these targets from now on and no others. A new one starts from the state given with it.
     fn set_targets(&mut self, targets: Vec<(HealthTarget, Option<HealthState>)>);
+    /// Goes on with all targets but those that are gone, and begins with new ones, each from the state given with it. One
+    /// that is checked already goes on undisturbed.
+    fn change_targets(&mut self, gone: &[HealthTarget], new: Vec<(HealthTarget, Option<HealthState>)>);
     /// The health of a target; nothing for one that is not checked.
     fn snapshot(&self, target: &HealthTarget) -> Option<HealthReport>;
 }

@@ -1,6 +1,6 @@
 //! From what is wanted to what is written.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -121,8 +121,9 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     pub(super) fn on_due(&mut self) {
         self.due = None;
         (self.world.running, self.world.today) = (self.now(), self.today());
-        let changes =
-            |s: &&Service| next_due(s, &self.world, self.started).is_some() || changed(s, &self.world, &self.outlooks);
+        let changes = |s: &&Arc<Service>| {
+            next_due(s, &self.world, self.started).is_some() || changed(s, &self.world, &self.outlooks)
+        };
         let ids: Vec<ServiceId> = self.desired.services.iter().filter(changes).map(|s| s.id).collect();
         self.publish_or_retry(&ids);
         // For the next daemon, should this one be killed.

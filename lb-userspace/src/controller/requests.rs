@@ -1,12 +1,13 @@
 //! Requests of the control interface.
 
 use lb_common::abi::ABI_VERSION;
+use tokio::sync::oneshot;
 
 use super::{
     Call, Controller, ControllerError, climb,
     flows::Question,
-    persist::Saved,
     ports::{Health, Network},
+    saver::Snapshot,
 };
 use crate::{
     api::{ApiError, ErrorKind, Reply, Request, VersionReport},
@@ -39,8 +40,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                     let Some((request, reply)) = self.wait_for_vip((request, reply)) else {
                         return;
                     };
-                    let answer = self.change(&request);
-                    return answer_with(reply, answer);
+                    return self.answer_change(&request, reply);
                 }
             }
             Request::ServiceRemove { service } => {
@@ -56,9 +56,21 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             | Request::BackendSet { .. }
             | Request::BackendRemove { .. }
             | Request::Attach { .. }
-            | Request::Detach { .. } => self.change(&request),
+            | Request::Detach { .. } => return self.answer_change(&request, reply),
         };
         answer_with(reply, answer);
+    }
+
+    fn answer_change(&mut self, request: &Request, reply: oneshot::Sender<Reply>) {
+        match self.change(request) {
+            Ok(done) => self.answer_saved(reply, done),
+            error => answer_with(reply, error),
+        }
+    }
+
+    /// Answers once what led to the answer is on file.
+    pub(super) fn answer_saved(&self, reply: oneshot::Sender<Reply>, done: Reply) {
+        self.saver.then(move || answer_with(reply, Ok(done)));
     }
 
     /// Carries out a change whole, or takes it back.
@@ -69,7 +81,17 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             self.take_back(before, &change);
             return Err(error);
         }
-        self.ensure_vips();
+        // Not before all is done: what is known of backends that go would be missed if they had to stay.
+        self.retarget_changed(&before, &ids_of(&change));
+        if !matches!(
+            request,
+            Request::ServiceSet { .. }
+                | Request::BackendAdd { .. }
+                | Request::BackendSet { .. }
+                | Request::BackendRemove { .. }
+        ) {
+            self.ensure_vips();
+        }
         self.changes += 1;
         self.save();
         let mut message = change.message;
@@ -97,8 +119,6 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             self.publish(id)
                 .map_err(|e| system(format!("nothing was changed: {e}")))?;
         }
-        // Not before all is done: what is known of backends that go would be missed if they had to stay.
-        self.retarget();
         if let Some(id) = change.removed {
             self.departed.remove(&id);
         }
@@ -112,22 +132,15 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         self.ensure_vips();
     }
 
-    /// Writes down what must survive the daemon.
+    /// Has what must survive the daemon written down.
     pub(super) fn save(&self) {
-        let saved = Saved {
-            configured: Desired {
-                services: self.config.services.clone(),
-                interfaces: self.config.interfaces.clone(),
-            },
+        self.saver.save(Snapshot {
             desired: self.desired.clone(),
             changes: self.changes,
             vips: self.own_vips(),
             departed: self.departed.iter().map(|(id, c)| (*id, *c)).collect(),
             climbing: climb::save(&self.world, self.now(), self.today()),
-        };
-        if let Err(error) = self.state_file.save(&saved) {
-            tracing::error!("the state file was not written: {error}; run-time changes will not survive a restart");
-        }
+        });
     }
 }
 
@@ -143,7 +156,7 @@ pub(super) fn shutdown_reply(result: &Result<(), ControllerError>) -> Reply {
     }
 }
 
-pub(super) fn answer_with(reply: tokio::sync::oneshot::Sender<Reply>, answer: Result<Reply, ApiError>) {
+fn answer_with(reply: oneshot::Sender<Reply>, answer: Result<Reply, ApiError>) {
     // The client may be gone; what it asked for is done all the same.
     drop(reply.send(answer.unwrap_or_else(|error| Reply::Error { error })));
 }

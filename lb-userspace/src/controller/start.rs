@@ -44,6 +44,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
 
     async fn bring_up(&mut self, events: &mut mpsc::UnboundedReceiver<Internal>) -> Result<(), ControllerError> {
         self.attach_all()?;
+        self.count_addresses();
         let addresses = self.backend_addresses();
         let hops = Self::look_up(&self.network, addresses).await;
         self.note_hops(hops);
@@ -143,6 +144,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     ) -> Result<(), ControllerError> {
         self.finish_vips(events).await;
         self.tear_down().await?;
+        self.saver.flush().await;
         self.state_file
             .remove()
             .map_err(|e| ControllerError::Teardown(format!("state file: {e}")))

@@ -1,6 +1,7 @@
 //! VIP addresses on interfaces.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -16,7 +17,6 @@ use super::{
     Call, Controller,
     events::Internal,
     ports::{Health, Network, PlacedVip},
-    requests::answer_with,
 };
 use crate::{
     api::{ErrorKind, Reply, Request},
@@ -96,14 +96,15 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             .waiting
             .iter()
             .filter_map(|(_, (request, _))| added_service(request));
+        let anywhere = LazyCell::new(|| self.vip_interfaces());
         let mut wanted = BTreeMap::new();
-        for service in self.desired.services.iter().chain(waiting) {
+        for service in self.desired.services.iter().map(AsRef::as_ref).chain(waiting) {
             let candidates = match &service.vip_address {
                 VipAddress::Manual => continue,
-                VipAddress::Add(Some(name)) => vec![name.clone()],
-                VipAddress::Add(None) => self.vip_interfaces(),
+                VipAddress::Add(Some(name)) => std::slice::from_ref(name),
+                VipAddress::Add(None) => anywhere.as_slice(),
             };
-            wanted.entry(service.id.vip.ip()).or_insert(candidates);
+            wanted.entry(service.id.vip.ip()).or_insert_with(|| candidates.to_vec());
         }
         wanted
     }
@@ -208,7 +209,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             }
             None => self.serve_waiting(vip),
         }
-        let uses = |s: &&Service| s.id.vip.ip() == vip;
+        let uses = |s: &&Arc<Service>| s.id.vip.ip() == vip;
         let affected: Vec<ServiceId> = self.desired.services.iter().filter(uses).map(|s| s.id).collect();
         self.publish_or_retry(&affected);
         self.ensure_vips();
@@ -267,18 +268,19 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         if self.vips.contains_key(&vip) && !self.wanted_vips().contains_key(&vip) {
             self.leaving.push((vip, reply, done));
         } else {
-            answer_with(reply, Ok(done));
+            self.answer_saved(reply, done);
         }
     }
 
     /// A VIP has left its interface, or would not: the removals that waited for it are answered.
     fn left(&mut self, vip: IpAddr, result: &Result<(), String>) {
         self.vips.remove(&vip);
-        for (_, reply, mut done) in self.leaving.extract_if(.., |(v, ..)| *v == vip) {
+        let leaving: Vec<_> = self.leaving.extract_if(.., |(v, ..)| *v == vip).collect();
+        for (_, reply, mut done) in leaving {
             if let (Reply::Done { message }, Err(error)) = (&mut done, result) {
                 message.push_str(&format!("\nwarning: VIP {vip} was not removed: {error}"));
             }
-            answer_with(reply, Ok(done));
+            self.answer_saved(reply, done);
         }
     }
 
@@ -331,7 +333,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                     self.vips.insert(vip, Vip { state, told: None });
                 }
                 Internal::VipRemoved(vip, result) => self.left(vip, &result),
-                Internal::Resolved(_) | Internal::Swept(..) => {}
+                Internal::Resolved(_) | Internal::Found(_) | Internal::Swept(..) => {}
             }
         }
     }

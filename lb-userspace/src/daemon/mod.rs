@@ -5,6 +5,8 @@ mod logs;
 mod network;
 mod offline;
 
+use std::sync::Arc;
+
 use lb_common::abi::SLOTS_PER_PAGE;
 use tokio::sync::mpsc;
 
@@ -140,11 +142,15 @@ fn refusal(kind: ErrorKind, error: &dyn std::error::Error) -> ApiError {
 
 /// What services and backends that come while the daemon runs are held to: the rules of the configuration.
 fn rules(config: &Config) -> Rules {
-    let with = |config: &Config, services: &[Service]| Config {
-        services: services.to_vec(),
+    let with = |config: &Config, services: &[Arc<Service>]| Config {
+        services: services.iter().map(|service| (**service).clone()).collect(),
         ..config.clone()
     };
-    let (for_services, for_backends) = (config.clone(), config.clone());
+    let without_services = || Config {
+        services: Vec::new(),
+        ..config.clone()
+    };
+    let (for_services, for_backends) = (without_services(), without_services());
     Rules {
         service: Box::new(move |service, services| {
             config::validate_service(service, &with(&for_services, services)).map_err(|e| e.to_string())
@@ -180,6 +186,10 @@ impl Checks {
 impl ports::Health for Checks {
     fn set_targets(&mut self, targets: Vec<(HealthTarget, Option<crate::api::HealthState>)>) {
         self.0.set_targets(targets);
+    }
+
+    fn change_targets(&mut self, gone: &[HealthTarget], new: Vec<(HealthTarget, Option<crate::api::HealthState>)>) {
+        self.0.change_targets(gone, new);
     }
 
     fn snapshot(&self, target: &HealthTarget) -> Option<crate::api::HealthReport> {

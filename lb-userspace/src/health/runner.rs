@@ -93,6 +93,23 @@ impl<P: Prober> HealthRunner<P> {
         // What is left in `before` ends here.
     }
 
+    /// Ends the checks of some targets and begins with others, as [`Self::set_targets`] does, at no cost of those that stay.
+    pub fn change_targets(
+        &mut self,
+        gone: &[HealthTarget],
+        new: impl IntoIterator<Item = (HealthTarget, Option<HealthState>)>,
+    ) {
+        for target in gone {
+            self.running.remove(target);
+        }
+        for (target, initial) in new {
+            if target.check.probe != Probe::None && !self.running.contains_key(&target) {
+                let running = self.start(target.clone(), initial);
+                self.running.insert(target, running);
+            }
+        }
+    }
+
     /// The health of a target; nothing for one that is not checked.
     #[must_use]
     pub fn snapshot(&self, target: &HealthTarget) -> Option<HealthReport> {

@@ -128,12 +128,37 @@ impl Health for FakeHealth {
         *self.0.lock().unwrap() = targets;
     }
 
+    fn change_targets(&mut self, gone: &[HealthTarget], new: Targets) {
+        let mut targets = self.0.lock().unwrap();
+        for (target, _) in &new {
+            assert!(!gone.contains(target), "{target:?} stays");
+        }
+        targets.retain(|(target, _)| !gone.contains(target));
+        for (target, state) in new {
+            if targets.iter().all(|(known, _)| *known != target) {
+                targets.push((target, state));
+            }
+        }
+    }
+
     fn snapshot(&self, _: &HealthTarget) -> Option<HealthReport> {
         None
     }
 }
 
 impl FakeHealth {
+    /// Last octets of the addresses that are checked.
+    pub(super) fn checked(&self) -> Vec<u8> {
+        let last = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => v4.octets()[3],
+            IpAddr::V6(v6) => v6.octets()[15],
+        };
+        let targets = self.0.lock().unwrap();
+        let mut checked: Vec<u8> = targets.iter().map(|(target, _)| last(target.address.ip())).collect();
+        checked.sort_unstable();
+        checked
+    }
+
     /// The state that a backend's checks were told to start from.
     pub(super) fn initial(&self, service: &Service, backend: usize) -> Option<HealthState> {
         let wanted = service.health_target(&service.backends[backend]);

@@ -73,6 +73,50 @@ async fn drain_keeps_flows_and_disable_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_ends_with_the_last_service_that_wants_it() {
+    let host = Host::new();
+    let mail = testing::service("mail", 25, &[testing::backend("web1", 1)]);
+    let daemon = host.daemon(&[web(), mail]).await;
+    assert_eq!(daemon.targets.checked(), [1, 2]);
+    daemon.set("web1", admin(AdminState::Disabled)).await;
+    assert_eq!(daemon.targets.checked(), [1, 2], "mail wants it still");
+    let gone = Request::BackendRemove {
+        service: "mail".into(),
+        backend: "web1".into(),
+    };
+    daemon.ask(gone).await.unwrap();
+    assert_eq!(daemon.targets.checked(), [2]);
+    daemon.set("web1", admin(AdminState::Enabled)).await;
+    assert_eq!(daemon.targets.checked(), [1, 2]);
+    let add = Request::BackendAdd {
+        service: "mail".into(),
+        backend: testing::backend("web3", 3),
+    };
+    daemon.ask(add).await.unwrap();
+    assert_eq!(daemon.targets.checked(), [1, 2, 3]);
+    daemon
+        .ask(Request::ServiceRemove { service: "web".into() })
+        .await
+        .unwrap();
+    assert_eq!(daemon.targets.checked(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_survives_a_kill() {
+    let (host, mut daemon) = lab().await;
+    for weight in 2..20 {
+        let heavier = BackendChange {
+            weight: Some(weight),
+            ..BackendChange::default()
+        };
+        daemon.set("web1", heavier).await;
+        daemon.kill().await;
+        daemon = host.daemon(&[web()]).await;
+        assert_eq!(daemon.backend("web1").await.weight, weight);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removed_backends_index_waits_for_its_flows() {
     let (_host, daemon) = lab().await;
     daemon.datapath.state().sweep.present = [(0, 3)].into();
