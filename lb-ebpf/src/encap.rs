@@ -70,6 +70,8 @@ pub fn ipv6(frame: Frame, outer: &Outer, link: &Link) -> Option<()> {
     let head: Window<HEAD_V6> = frame.window(0)?;
     head.set_words::<3, 0>(link.addresses);
     head.write::<u16, ETHERTYPE>(EtherType::Ipv6 as u16);
-    head.set_words::<10, ETHERNET>(encap::ipv6(outer));
+    let [a, b, c, d, e, f, g, h, i, j] = encap::ipv6(outer);
+    head.set_words::<5, ETHERNET>([a, b, c, d, e]);
+    head.set_words::<5, { ETHERNET + 20 }>([f, g, h, i, j]);
     Some(())
 }

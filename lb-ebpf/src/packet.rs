@@ -195,41 +195,39 @@ impl<const LENGTH: usize> Window<LENGTH> {
         unsafe { self.start.add(OFFSET).cast::<T>().write(value) };
     }
 
-    /// Reads 32-bit words at an offset.
+    /// Reads 32-bit words at an offset, five at most.
     #[inline(always)]
     pub fn words<const N: usize, const OFFSET: usize>(self) -> [u32; N] {
-        const { assert!(OFFSET + 4 * N <= LENGTH) };
+        const { assert!(OFFSET + 4 * N <= LENGTH && N <= 5) };
         let mut words = [0; N];
         for (i, word) in words.iter_mut().enumerate() {
             // SAFETY: in bounds as asserted.
             *word = unsafe {
                 match i {
-                    0 => word::load_word_at::<OFFSET, 0>(self.start),
-                    1 => word::load_word_at::<OFFSET, 1>(self.start),
-                    2 => word::load_word_at::<OFFSET, 2>(self.start),
-                    3 => word::load_word_at::<OFFSET, 3>(self.start),
-                    4 => word::load_word_at::<OFFSET, 4>(self.start),
-                    _ => word::load_word(self.start.add(OFFSET + 4 * i).cast()),
+                    0 => word::load_word::<OFFSET, 0>(self.start),
+                    1 => word::load_word::<OFFSET, 1>(self.start),
+                    2 => word::load_word::<OFFSET, 2>(self.start),
+                    3 => word::load_word::<OFFSET, 3>(self.start),
+                    _ => word::load_word::<OFFSET, 4>(self.start),
                 }
             };
         }
         words
     }
 
-    /// Writes 32-bit words at an offset.
+    /// Writes 32-bit words at an offset, five at most.
     #[inline(always)]
     pub fn set_words<const N: usize, const OFFSET: usize>(self, words: [u32; N]) {
-        const { assert!(OFFSET + 4 * N <= LENGTH) };
+        const { assert!(OFFSET + 4 * N <= LENGTH && N <= 5) };
         for (i, word) in words.into_iter().enumerate() {
             // SAFETY: in bounds as asserted.
             unsafe {
                 match i {
-                    0 => word::store_word_at::<OFFSET, 0>(self.start, word),
-                    1 => word::store_word_at::<OFFSET, 1>(self.start, word),
-                    2 => word::store_word_at::<OFFSET, 2>(self.start, word),
-                    3 => word::store_word_at::<OFFSET, 3>(self.start, word),
-                    4 => word::store_word_at::<OFFSET, 4>(self.start, word),
-                    _ => word::store_word(self.start.add(OFFSET + 4 * i).cast(), word),
+                    0 => word::store_word::<OFFSET, 0>(self.start, word),
+                    1 => word::store_word::<OFFSET, 1>(self.start, word),
+                    2 => word::store_word::<OFFSET, 2>(self.start, word),
+                    3 => word::store_word::<OFFSET, 3>(self.start, word),
+                    _ => word::store_word::<OFFSET, 4>(self.start, word),
                 }
             };
         }

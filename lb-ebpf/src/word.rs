@@ -3,40 +3,14 @@
 
 use core::arch::asm;
 
-/// Loads 32 bits from wherever they lie. Rust would load unaligned words byte by byte, although every machine that runs
-/// XDP loads them whole.
+/// Loads the `I`-th of the 32-bit words from an offset on, wherever they lie. Rust would load unaligned words byte by byte,
+/// although every machine that runs XDP loads them whole; and the offset is in the instruction, where LLVM would work out the
+/// address first.
 ///
 /// # Safety
 /// The four bytes are readable.
 #[inline(always)]
-pub unsafe fn load_word(at: *const u32) -> u32 {
-    let word: u64;
-    // SAFETY: by contract.
-    unsafe {
-        asm!("{word} = *(u32 *)({at} + 0)", at = in(reg) at, word = lateout(reg) word, options(nostack, preserves_flags, pure, readonly))
-    };
-    word as u32
-}
-
-/// Stores 32 bits wherever they are to lie.
-///
-/// # Safety
-/// The four bytes are writable.
-#[inline(always)]
-pub unsafe fn store_word(at: *mut u32, word: u32) {
-    // SAFETY: by contract.
-    unsafe {
-        asm!("*(u32 *)({at} + 0) = {word}", at = in(reg) at, word = in(reg) u64::from(word), options(nostack, preserves_flags))
-    };
-}
-
-/// Loads the `I`-th of the 32-bit words from an offset on, as [`load_word`] does: the offset is in the instruction, where LLVM
-/// would work out the address first.
-///
-/// # Safety
-/// The four bytes are readable.
-#[inline(always)]
-pub unsafe fn load_word_at<const OFFSET: usize, const I: usize>(start: *const u8) -> u32 {
+pub unsafe fn load_word<const OFFSET: usize, const I: usize>(start: *const u8) -> u32 {
     let word: u64;
     // SAFETY: by contract.
     unsafe {
@@ -45,12 +19,12 @@ pub unsafe fn load_word_at<const OFFSET: usize, const I: usize>(start: *const u8
     word as u32
 }
 
-/// Stores the `I`-th of the 32-bit words from an offset on, wherever it is to lie.
+/// Stores the `I`-th of the 32-bit words from an offset on, wherever they are to lie.
 ///
 /// # Safety
 /// The four bytes are writable.
 #[inline(always)]
-pub unsafe fn store_word_at<const OFFSET: usize, const I: usize>(start: *mut u8, word: u32) {
+pub unsafe fn store_word<const OFFSET: usize, const I: usize>(start: *mut u8, word: u32) {
     // SAFETY: by contract.
     unsafe {
         asm!("*(u32 *)({start} + {offset}) = {word}", start = in(reg) start, offset = const OFFSET + 4 * I, word = in(reg) u64::from(word), options(nostack, preserves_flags))

@@ -130,7 +130,7 @@ fn data_sum(frame: Frame, offset: u32, length: u32) -> u64 {
 )]
 fn load(at: usize) -> u64 {
     // SAFETY: the caller compared with the end of the frame.
-    unsafe { word::load_word(at as *const u32).into() }
+    unsafe { word::load_word::<0, 0>(at as *const u8).into() }
 }
 
 #[inline(always)]
