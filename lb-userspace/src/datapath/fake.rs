@@ -204,7 +204,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {
-        let pages = pages.to_vec();
+        let pages = pages.iter().copied().map(Arc::new).collect();
         self.write(Action::WritePages { first, pages })
     }
 

@@ -108,14 +108,14 @@ impl KernelDatapath {
         loader::program(&mut self.ebpf, loader::ENTRY)
     }
 
-    fn pages(&self, rotation: Rotation, pages: &mut BTreeMap<u32, SlotPage>) -> Result<(), DatapathError> {
+    fn pages(&self, rotation: Rotation, pages: &mut BTreeMap<u32, Arc<SlotPage>>) -> Result<(), DatapathError> {
         let (first, _) = page_of(rotation.base());
         let (last, _) = page_of(rotation.base() + rotation.len().saturating_sub(1));
         for page in first..=last {
             if rotation.is_empty() {
                 break;
             }
-            pages.insert(page, get(self.maps.slots.get(&page, 0), "SLOTS")?);
+            pages.insert(page, Arc::new(get(self.maps.slots.get(&page, 0), "SLOTS")?));
         }
         Ok(())
     }

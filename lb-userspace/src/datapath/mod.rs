@@ -27,6 +27,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -83,7 +84,7 @@ pub struct Contents {
     /// The rotations before the last change, as long as they count, by service index.
     pub previous: BTreeMap<u32, Previous>,
     /// Slot pages that rotations and spills refer to, by page number.
-    pub pages: BTreeMap<u32, SlotPage>,
+    pub pages: BTreeMap<u32, Arc<SlotPage>>,
     /// Backend entries that are not free, by index.
     pub backends: BTreeMap<u32, Backend>,
     /// Source addresses by place in the source arena, for those that backends refer to.

@@ -8,7 +8,7 @@
 //! 5. backends go down, are removed or freed. No rotation names them any more, so a client that is reset because of
 //!    it finds a backend that serves when it comes back.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lb_common::abi::{Backend, BackendState, Previous, Rotation, Service, SlotPage};
 
@@ -40,7 +40,7 @@ pub enum Action {
         /// First page.
         first: u32,
         /// Pages from there on.
-        pages: Vec<SlotPage>,
+        pages: Vec<Arc<SlotPage>>,
     },
     /// Flips a service to a schedule.
     SetRotation {
@@ -186,12 +186,12 @@ fn ends(old: &Backend, new: &Backend) -> bool {
 /// Neighbouring pages go in one write.
 fn pages(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
     let new = desired.pages.iter().filter(|(n, p)| actual.pages.get(n) != Some(p));
-    let mut runs: Vec<(u32, Vec<SlotPage>)> = Vec::new();
+    let mut runs: Vec<(u32, Vec<Arc<SlotPage>>)> = Vec::new();
     let mut next = None;
     for (number, page) in new {
         match runs.last_mut() {
-            Some((_, run)) if next == Some(*number) => run.push(*page),
-            _ => runs.push((*number, vec![*page])),
+            Some((_, run)) if next == Some(*number) => run.push(Arc::clone(page)),
+            _ => runs.push((*number, vec![Arc::clone(page)])),
         }
         next = number.checked_add(1);
     }
@@ -212,7 +212,7 @@ impl Action {
                 contents.backends.remove(index);
             }
             Self::SetBackend { index, backend } => drop(contents.backends.insert(*index, *backend)),
-            Self::WritePages { first, pages } => contents.pages.extend((*first..).zip(pages.iter().copied())),
+            Self::WritePages { first, pages } => contents.pages.extend((*first..).zip(pages.iter().cloned())),
             Self::SetRotation { service, rotation } => drop(contents.rotations.insert(*service, *rotation)),
             Self::SetSpill { service, rotation } if rotation.is_empty() => drop(contents.spills.remove(service)),
             Self::SetSpill { service, rotation } => drop(contents.spills.insert(*service, *rotation)),
@@ -241,7 +241,7 @@ mod tests {
             family: 4,
             ..Backend::default()
         });
-        let page = (0u32..3).prop_map(|slot| SlotPage([slot; 64]));
+        let page = (0u32..3).prop_map(|slot| Arc::new(SlotPage([slot; 64])));
         (
             btree_map(1u16..6, 0u32..8, 0..5),
             btree_map(0u32..8, (0u32..3, 0u32..3), 0..5),

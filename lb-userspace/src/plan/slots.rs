@@ -1,6 +1,6 @@
 //! Schedules as the slot arena holds them: in whole pages. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use lb_common::abi::{Rotation, SLOTS_PER_PAGE, SlotPage};
 
@@ -24,22 +24,23 @@ pub const fn pages_of(rotation: Rotation) -> Range {
     }
 }
 
-/// A schedule in pages.
+/// A schedule in pages. They are shared: a Maglev table has a thousand of them, which stand in several cuts of the maps at a
+/// time.
 #[must_use]
-pub fn paginate(order: &[u32]) -> Vec<SlotPage> {
+pub fn paginate(order: &[u32]) -> Vec<Arc<SlotPage>> {
     let page = |slots: &[u32]| {
         let mut page = [NO_BACKEND; SLOTS_PER_PAGE as usize];
         for (place, slot) in page.iter_mut().zip(slots) {
             *place = *slot;
         }
-        SlotPage(page)
+        Arc::new(SlotPage(page))
     };
     order.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
 }
 
 /// Whether a rotation refers to this schedule.
 #[must_use]
-pub fn is_order(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>, order: &[u32]) -> bool {
+pub fn is_order(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>, order: &[u32]) -> bool {
     let Range { first, .. } = pages_of(rotation);
     rotation.len() as usize == order.len()
         && (first..)
@@ -52,7 +53,7 @@ pub fn is_order(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>, order: &[u3
 
 /// The schedule that a rotation refers to; `None` when a page is missing.
 #[must_use]
-pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> Option<Vec<u32>> {
+pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>) -> Option<Vec<u32>> {
     let Range { first, len } = pages_of(rotation);
     let mut order = Vec::with_capacity(rotation.len() as usize);
     for number in first..first.checked_add(len)? {

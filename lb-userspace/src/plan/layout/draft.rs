@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -289,7 +290,9 @@ impl Layout {
 }
 
 /// The pages of a schedule.
-fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, SlotPage>) -> impl Iterator<Item = (u32, SlotPage)> {
+fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>) -> impl Iterator<Item = (u32, Arc<SlotPage>)> {
     let Range { first, len } = slots::pages_of(rotation);
-    pages.range(first..first.saturating_add(len)).map(|(n, p)| (*n, *p))
+    pages
+        .range(first..first.saturating_add(len))
+        .map(|(n, p)| (*n, Arc::clone(p)))
 }
