@@ -339,8 +339,12 @@ mod tests {
             let table = table(&peers, 16_381);
             let sum: u32 = weights.iter().sum();
             for (n, count) in counts(&table, if sum > 0 { peers.len() } else { 0 }).into_iter().enumerate() {
-                let fair = 16_381.0 * f64::from(weights[n]) / f64::from(sum);
-                prop_assert!((f64::from(count) - fair).abs() <= 2.0, "{count} for {fair}");
+                let share = f64::from(weights[n]) / f64::from(sum);
+                let fair = 16_381.0 * share;
+                // The table may end where each of the others has just had a turn that is due a little later: their fractions
+                // of turns are missed in proportion to the share.
+                let missed = f64::from(u32::try_from(weights.len()).unwrap()) * share;
+                prop_assert!((f64::from(count) - fair).abs() <= 2.0 + missed, "{count} for {fair}");
             }
         }
 
