@@ -60,6 +60,11 @@ impl Contender {
     /// Those of them that stand in the curves: what differs between modes does not depend on numbers.
     pub(super) const CURVES: [Self; 4] = [Self::FullNat, Self::L2Dsr, Self::Ipip, Self::Nftables];
 
+    /// Whether it is `lb`, in one of its modes.
+    pub(super) const fn is_lb(self) -> bool {
+        matches!(self, Self::FullNat | Self::Nat | Self::L2Dsr | Self::Ipip | Self::Gue)
+    }
+
     /// As the report calls it.
     pub(super) const fn name(self) -> &'static str {
         match self {

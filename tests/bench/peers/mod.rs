@@ -96,11 +96,16 @@ pub(crate) fn measure(quick: bool, wanted: impl Fn(Part) -> bool, report: &mut R
     side_by_side::declare(report);
     curves::declare(report);
     if wanted(Part::Main) {
+        let mut families = Vec::new();
         for traffic in [Traffic::UdpV4, Traffic::UdpV6] {
             let outcomes = side_by_side::established(traffic, plan.main, report)?;
             for (_, vary) in CURVES.iter().filter(|(part, _)| wanted(*part)) {
                 curves::share(*vary, traffic, &outcomes, report)?;
             }
+            families.push(outcomes);
+        }
+        if let [ipv4, ipv6] = families.as_slice() {
+            side_by_side::families(ipv4, ipv6, report);
         }
     }
     if wanted(Part::New) {

@@ -148,11 +148,39 @@ fn net_time(one: &Outcome, bare: &Outcome, table: &str, report: &mut Report) {
         .cell(table, name, "program time less bare XDP_TX");
 }
 
-/// What `full-nat` should take.
+/// Adds what each mode takes over IPv6, by what it takes over IPv4.
+pub(super) fn families(ipv4: &[Outcome], ipv6: &[Outcome], report: &mut Report) {
+    report.section("IPv6 to IPv4, program time");
+    for (four, six) in ipv4.iter().zip(ipv6) {
+        if four.contender != six.contender || !four.contender.is_lb() {
+            continue;
+        }
+        let ratios: Vec<f64> = six
+            .times
+            .iter()
+            .zip(&four.times)
+            .map(|(six, four)| six / four)
+            .collect();
+        let void = four.void.as_ref().or(six.void.as_ref());
+        report.add(
+            four.contender.name(),
+            Unit::Ratio,
+            &ratios,
+            Some(Target::AtMost(1.15)),
+            void,
+        );
+    }
+}
+
+/// What `full-nat` should take, and what every mode should at most: the time of Katran's program, measured on a machine whose
+/// bare programs showed 23 ns.
 pub(super) fn time_target(contender: Contender, scene: &Scene) -> Option<Target> {
     match (contender, scene.load.traffic, scene.flows) {
         (Contender::FullNat, Traffic::UdpV4, 1_000) => Some(Target::AtMost(80.0)),
         (Contender::FullNat, Traffic::UdpV4, 100_000) => Some(Target::AtMost(260.0)),
+        (lb, Traffic::UdpV4, 1_000) if lb.is_lb() => Some(Target::AtMost(117.0)),
+        (lb, Traffic::UdpV4, 100_000) if lb.is_lb() => Some(Target::AtMost(291.0)),
+        (lb, Traffic::UdpV4, 1_000_000) if lb.is_lb() => Some(Target::AtMost(349.0)),
         _ => None,
     }
 }
