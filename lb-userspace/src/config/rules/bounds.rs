@@ -13,7 +13,7 @@ pub(in crate::config) const SERVICES: RangeInclusive<u32> = 1..=65_536;
 /// Ports of services; those of one service on every port but as a range, over both protocols, are an eighth of it.
 pub(in crate::config) const SERVICE_PORTS: RangeInclusive<u32> = 1..=1 << 20;
 /// Backends of all services.
-pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=65_536;
+pub(in crate::config) const BACKENDS: RangeInclusive<u32> = 1..=262_144;
 /// ICMP messages that a CPU may send in a second.
 pub(in crate::config) const ICMP_PER_SECOND: RangeInclusive<u32> = 0..=1_000_000;
 /// Slots of all schedules, four bytes each.
