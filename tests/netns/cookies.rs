@@ -9,7 +9,7 @@ use std::{
 };
 
 use lb_tests::{
-    Lab, Topology,
+    Balancer, Lab, Topology,
     balancer::program,
     client::{self, Held},
     lab::{Family, Host},
@@ -44,17 +44,22 @@ fn converse(vip: SocketAddr) {
     assert_eq!(lines.next().unwrap().unwrap(), "HELO there");
 }
 
+/// Web services of both families in a mode, whose SYNs are all answered with cookies.
+fn start<'l>(lab: &'l Lab, mode: &str) -> Balancer<'l> {
+    let (mode, cookies) = (format!("mode = {mode:?}"), "syn-cookies = \"always\"");
+    let config = lab
+        .config()
+        .service(lab.web(Family::V4).set(&mode).set(cookies))
+        .service(lab.web(Family::V6).named("web6").set(&mode).set(cookies));
+    lab.start(&config)
+}
+
 #[test]
 fn connections_with_cookies_are_like_others() {
     let lab = Lab::new(Topology::TwoArm, 2);
     let nginx = lab.serve_nginx();
     for mode in MODES {
-        let (mode, cookies) = (format!("mode = {mode:?}"), "syn-cookies = \"always\"");
-        let config = lab
-            .config()
-            .service(lab.web(Family::V4).set(&mode).set(cookies))
-            .service(lab.web(Family::V6).named("web6").set(&mode).set(cookies));
-        let lb = lab.start(&config);
+        let lb = start(&lab, mode);
         for family in Family::ALL {
             let vip = lab.vip(family, 80);
             lab.client.ns.run(|| {
@@ -83,12 +88,7 @@ fn large_transfers_with_cookies_arrive_unharmed() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let nginx = lab.serve_nginx();
     for mode in MODES {
-        let (mode, cookies) = (format!("mode = {mode:?}"), "syn-cookies = \"always\"");
-        let config = lab
-            .config()
-            .service(lab.web(Family::V4).set(&mode).set(cookies))
-            .service(lab.web(Family::V6).named("web6").set(&mode).set(cookies));
-        let lb = lab.start(&config);
+        let lb = start(&lab, mode);
         for family in Family::ALL {
             fetch_file(&lab, &nginx[0], lab.vip(family, 80), 16);
             lab.client.ns.run(|| reuses_port(lab.vip(family, 80)));
