@@ -10,7 +10,7 @@ use lb_userspace::{datapath::Datapath as _, model::Protocol};
 
 use crate::{
     frames::{ACK, Packet, RST},
-    lab::{Case, Lab, Server, Service, Setup},
+    lab::{Case, Lab, Service, Setup},
     service::LONG,
 };
 
@@ -107,14 +107,8 @@ fn limited(lab: &mut Lab, case: Case, backends: u32, limit: u32) -> Service {
         ..Setup::default()
     };
     let service = lab.serve(case, &setup);
-    for server in service.servers.clone() {
-        lab.change(server, |backend| backend.limit = limit);
-    }
+    lab.limit(&service, limit);
     service
-}
-
-fn actives(lab: &Lab, servers: &[Server]) -> Vec<u32> {
-    servers.iter().map(|s| lab.datapath.active(s.index).unwrap()).collect()
 }
 
 #[test]
@@ -134,7 +128,7 @@ fn full_backends_are_passed_over() {
             for port in 0..20 {
                 let _flow = lab.forward(&service, &service.request(1000 + port));
             }
-            assert_eq!(actives(&lab, &service.servers), [5; 4], "{case:?} {rule:?}");
+            assert_eq!(lab.actives(&service.servers), [5; 4], "{case:?} {rule:?}");
             lab.turned_away(&service.request(2000), DropReason::BackendsFull);
             // Flows that exist go on.
             let _flow = lab.forward(&service, &service.request(1000));
@@ -176,7 +170,7 @@ fn the_next_tier_takes_what_spills_over() {
                 let (server, _) = lab.forward(&service, &service.request(1000 + port));
                 assert!(indices[2..].contains(&server.index), "{case:?} {rule:?}");
             }
-            assert_eq!(actives(&lab, &service.servers), [3; 4]);
+            assert_eq!(lab.actives(&service.servers), [3; 4]);
             lab.turned_away(&service.request(2000), DropReason::BackendsFull);
             lab.datapath.set_spill(service.index, Rotation::default()).unwrap();
         }
@@ -226,7 +220,7 @@ fn each_datagram_is_scheduled_by_itself() {
             lab.flows().iter().all(|flow| flow.vip != service.vip),
             "{case:?}: no flow is kept"
         );
-        assert_eq!(actives(&lab, &service.servers), [0; 3], "{case:?}");
+        assert_eq!(lab.actives(&service.servers), [0; 3], "{case:?}");
         assert_eq!(lab.counters(service.servers[0]).opened, 3);
         assert_eq!(lab.counters(service.servers[0]).closed, 3);
     }

@@ -208,6 +208,19 @@ impl Lab {
         Rotation::new(base, u32::try_from(slots.len()).unwrap(), rule)
     }
 
+    /// How many flows each backend is counted to have.
+    pub(crate) fn actives(&self, servers: &[Server]) -> Vec<u32> {
+        let active = |server: &Server| self.datapath.active(server.index).unwrap();
+        servers.iter().map(active).collect()
+    }
+
+    /// Has each backend of a service take so many flows at most.
+    pub(crate) fn limit(&mut self, service: &Service, limit: u32) {
+        for server in &service.servers {
+            self.change(*server, |backend| backend.limit = limit);
+        }
+    }
+
     /// Publishes a changed backend.
     pub(crate) fn change(&mut self, server: Server, change: impl FnOnce(&mut Backend)) {
         let backend = self.backends.get_mut(&server.index).unwrap();

@@ -7,14 +7,11 @@ use lb_common::{
     abi::{Rule, ServiceFlags},
     reason::DropReason,
 };
-use lb_userspace::{
-    datapath::Datapath as _,
-    model::{Limits, Protocol},
-};
+use lb_userspace::model::{Limits, Protocol};
 
 use crate::{
     frames::{ACK, RST, SYN},
-    lab::{Case, LIMITS, Lab, Server, Service, Setup},
+    lab::{Case, LIMITS, Lab, Service, Setup},
     mixed::{answer, cases, forward, serve, serve_from, tcp},
     service::LONG,
 };
@@ -27,14 +24,8 @@ fn limited(lab: &mut Lab, case: Case, limit: u32) -> Service {
         ..Setup::default()
     };
     let service = serve_from(lab, case, &setup, 2);
-    for server in service.servers.clone() {
-        lab.change(server, |backend| backend.limit = limit);
-    }
+    lab.limit(&service, limit);
     service
-}
-
-fn actives(lab: &Lab, servers: &[Server]) -> Vec<u32> {
-    servers.iter().map(|s| lab.datapath.active(s.index).unwrap()).collect()
 }
 
 #[test]
@@ -54,7 +45,7 @@ fn every_rule_minds_the_limits_of_both_families() {
             for port in 0..20 {
                 let _flow = forward(&mut lab, &service, &service.request(1000 + port));
             }
-            assert_eq!(actives(&lab, &service.servers), [5; 4], "{case:?} {rule:?}");
+            assert_eq!(lab.actives(&service.servers), [5; 4], "{case:?} {rule:?}");
             lab.turned_away(&service.request(2000), DropReason::BackendsFull);
             let _flow = forward(&mut lab, &service, &service.request(1000));
         }
@@ -132,7 +123,7 @@ fn each_datagram_is_scheduled_by_itself() {
         let sources: BTreeSet<_> = flows.iter().map(|(server, from)| (server.index, *from)).collect();
         assert_eq!(sources.len(), 9, "{case:?}: each has a source of its own");
         assert!(lab.flows().iter().all(|flow| flow.vip != service.vip), "{case:?}");
-        assert_eq!(actives(&lab, &service.servers), [0; 3], "{case:?}");
+        assert_eq!(lab.actives(&service.servers), [0; 3], "{case:?}");
         let counters = lab.counters(service.servers[0]);
         assert_eq!((counters.opened, counters.closed), (3, 3), "{case:?}");
     }
