@@ -107,6 +107,8 @@ async fn answer(incoming: Incoming, name: &str) -> Result<()> {
     let mut requests = h3::server::Connection::new(h3_quinn::Connection::new(connection.clone())).await?;
     while let Some(request) = requests.accept().await? {
         let (request, mut stream) = request.resolve_request().await?;
+        // To its end: a stream that is dropped before that tells the client to stop sending, and its request then fails.
+        while stream.recv_data().await?.is_some() {}
         stream.send_response(Response::new(())).await?;
         if let Some(length) = request.uri().path().strip_prefix("/bytes/") {
             let mut left = content(length.parse()?);
