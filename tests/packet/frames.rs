@@ -284,19 +284,7 @@ impl Packet {
 
     /// The hash of its flow.
     pub(crate) fn hash(&self) -> u32 {
-        let protocol = self.protocol().0;
-        let ports = (Be16::new(self.from.port()), Be16::new(self.to.port()));
-        match (self.from.ip(), self.to.ip()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let (src, dst) = (Addr4::from(src), Addr4::from(dst));
-                hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let (src, dst) = (Addr6::from(src), Addr6::from(dst));
-                hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
-            }
-            mixed => panic!("{mixed:?} are of two families"),
-        }
+        hash(self.from, self.to, self.protocol().0)
     }
 
     /// With other TCP flags.
@@ -375,6 +363,22 @@ impl Outer {
         }
         wrapped.extend_from_slice(packet);
         wrapped
+    }
+}
+
+/// The hash of a flow.
+pub(crate) fn hash(from: SocketAddr, to: SocketAddr, protocol: u8) -> u32 {
+    let ports = (Be16::new(from.port()), Be16::new(to.port()));
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let (src, dst) = (Addr4::from(src), Addr4::from(dst));
+            hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let (src, dst) = (Addr6::from(src), Addr6::from(dst));
+            hash::flow(&FlowKey::new((src, ports.0), (dst, ports.1), protocol))
+        }
+        mixed => panic!("{mixed:?} are of two families"),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    rules::{Key, Model},
+    read::Key,
+    rules::Model,
     wire::{ETHERNET, put},
 };
 use crate::{

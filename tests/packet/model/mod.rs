@@ -2,11 +2,18 @@
 //! model says.
 //!
 //! [`rules`] is the model: what the packet path does, written a second time, from the documentation, with maps of the
-//! standard library and without a thought for speed. [`dice`] makes packets of random numbers, so that a difference
-//! shrinks to few packets of few peculiarities. [`wire`] reads and writes headers, byte by byte.
+//! standard library and without a thought for speed. It looks at a packet by [`read`] and [`tags`], at a flow by [`phase`],
+//! and says its [`fate`], with the bytes that [`rewrite`] and [`answer`] make. [`dice`] makes packets of random numbers, so that
+//! a difference shrinks to few packets of few peculiarities. [`wire`] reads and writes headers, byte by byte.
 
+mod answer;
 mod dice;
+mod fate;
+mod phase;
+mod read;
+mod rewrite;
 mod rules;
+mod tags;
 mod wire;
 
 use std::{cell::RefCell, collections::BTreeMap, env};
@@ -24,7 +31,8 @@ use proptest::{
 
 use self::{
     dice::{Dice, THROW},
-    rules::{Expected, Left, Model},
+    fate::{Expected, Left},
+    rules::Model,
 };
 use crate::{
     lab::{Case, Lab, Service, Setup, Verdict, run},
@@ -36,8 +44,16 @@ const LONGEST: usize = 127;
 
 /// What random packets are sure to meet.
 const FATES: &[&str] = &[
-    "sent back",
-    "sent across",
+    "sent back by full-nat",
+    "sent across by full-nat",
+    "sent back by nat",
+    "sent across by nat",
+    "sent back by l2-dsr",
+    "sent across by l2-dsr",
+    "sent back by ipip",
+    "sent across by ipip",
+    "sent back by gue",
+    "sent across by gue",
     "no-flow",
     "no-flow and told so",
     "bad-tcp-flags",
@@ -70,10 +86,7 @@ fn services(lab: &mut Lab) -> Vec<Service> {
         source_ports: 30_000,
         ..Setup::default()
     };
-    let one_family = Case::all()
-        .into_iter()
-        .filter(|case| case.mode.sees_replies())
-        .map(|case| (case, usize::MAX));
+    let one_family = Case::all().into_iter().map(|case| (case, usize::MAX));
     // Pools that are all of the other family, and pools of both.
     let full_nat = || Case::all().into_iter().filter(|case| case.mode == Mode::FULL_NAT);
     let mixed = full_nat().map(|case| (case, 0)).chain(full_nat().map(|case| (case, 1)));
@@ -83,7 +96,7 @@ fn services(lab: &mut Lab) -> Vec<Service> {
         .map(|((case, first), backends)| mixed::serve_from(lab, case, &setup(backends), first))
         .collect();
     for server in services.iter().flat_map(|service| service.servers.clone()) {
-        let vlans = vlan::vlans(&rules::server_vlans(server));
+        let vlans = vlan::vlans(&tags::server_vlans(server));
         lab.change(server, |backend| backend.link.vlans = vlans);
     }
     services
@@ -135,9 +148,14 @@ fn name(expected: &Expected) -> String {
         Left::Passed(reason) => reason.as_str().to_owned(),
         Left::Dropped(reason) => reason.as_str().to_owned(),
         Left::Refused(reason) | Left::Told(reason, _) => format!("{} and told so", reason.as_str()),
-        Left::Back => "sent back".to_owned(),
-        Left::Across => "sent across".to_owned(),
+        Left::Back(mode) => format!("sent back by {}", word(mode)),
+        Left::Across(mode) => format!("sent across by {}", word(mode)),
     }
+}
+
+/// A mode as the configuration names it.
+fn word(mode: Mode) -> &'static str {
+    ["full-nat", "nat", "l2-dsr", "ipip", "gue"][usize::from(mode.0)]
 }
 
 /// Reasons that were counted otherwise than expected.
