@@ -9,6 +9,7 @@ use lb_userspace::{
 };
 
 use crate::{
+    case::is_guest,
     frames::{ACK, SYN},
     lab::{self, BACKEND_IF, CLIENT_IF, Case, FEATURES, LIMITS, Lab, OTHER_IF, Setup, Verdict, run},
 };
@@ -73,7 +74,9 @@ fn the_packet_path_loads_and_works_at_every_log_level() {
         .map(|case| lab.serve(case, &Setup::default()))
         .collect();
     let ifindex = lab.ifindex(CLIENT_IF);
-    for level in 0..=5 {
+    // Each level has all that the ones before have; a guest takes long to load a packet path.
+    let levels: Vec<u8> = if is_guest() { vec![0, 5] } else { (0..=5).collect() };
+    for level in levels {
         let features = Features {
             log_level: level,
             ..FEATURES

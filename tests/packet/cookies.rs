@@ -164,16 +164,32 @@ impl Client {
         assert_eq!(out.verdict, Verdict::Redirect);
         assert_same(&out.frame, &nudge);
     }
+}
 
-    /// A whole handshake on both sides.
-    #[track_caller]
-    fn joined(lab: &mut Lab, service: &Service, port: u16) -> (Self, (Server, SocketAddr)) {
-        let client = Self::connect(lab, service, &service.request(port));
-        let flow = client.opens(lab, &client.ack(), full(service.case));
-        let out = lab.run_reply(service.case, &client.syn_ack(flow.0, flow.1));
-        client.nudged(&out);
-        (client, flow)
-    }
+/// A packet path, and a client that has got a cookie.
+#[track_caller]
+fn connected(case: Case) -> (Lab, Client) {
+    let mut lab = Lab::new();
+    let service = lab.serve(case, &ALWAYS);
+    let client = Client::connect(&mut lab, &service, &service.request(4000));
+    (lab, client)
+}
+
+/// The same when it has answered with that, and a backend has got its SYN.
+#[track_caller]
+fn opened(case: Case) -> (Lab, Client, (Server, SocketAddr)) {
+    let (mut lab, client) = connected(case);
+    let flow = client.opens(&mut lab, &client.ack(), full(case));
+    (lab, client, flow)
+}
+
+/// The same after a whole handshake on both sides.
+#[track_caller]
+fn joined(case: Case) -> (Lab, Client, (Server, SocketAddr)) {
+    let (mut lab, client, flow) = opened(case);
+    let out = lab.run_reply(case, &client.syn_ack(flow.0, flow.1));
+    client.nudged(&out);
+    (lab, client, flow)
 }
 
 /// The largest size that a cookie for the client's SYN stands for.
@@ -210,9 +226,8 @@ fn a_syn_is_answered_with_a_cookie_and_not_stored() {
 #[test]
 fn both_halves_are_joined_and_numbers_translated() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let (client, (server, source)) = Client::joined(&mut lab, &service, 4000);
+        let (mut lab, client, (server, source)) = joined(case);
+        let service = client.service.clone();
         assert_eq!(noted(&lab, Note::SynCookieAccepted), 1);
         assert_eq!(
             (entries(&lab, Table::HalfOpen), entries(&lab, Table::Established)),
@@ -258,9 +273,8 @@ fn both_halves_are_joined_and_numbers_translated() {
 #[test]
 fn what_is_lost_on_the_way_is_sent_again() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let client = Client::connect(&mut lab, &service, &service.request(4000));
+        let (mut lab, client) = connected(case);
+        let service = client.service.clone();
         // The acknowledgement was lost; the client asks for a window, with a number that is one less.
         let probe = client.segment(ACK, 0, 0).with(|p| p.tcp().seq -= 1);
         let flow = client.opens(&mut lab, &probe, full(case));
@@ -357,10 +371,8 @@ fn other_acknowledgements_open_nothing() {
 #[test]
 fn a_backend_that_refuses_is_heard() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let client = Client::connect(&mut lab, &service, &service.request(4000));
-        let (server, source) = client.opens(&mut lab, &client.ack(), full(case));
+        let (mut lab, client, (server, source)) = opened(case);
+        let service = client.service.clone();
         let refusal = client.syn_ack(server, source).with(|p| {
             p.tcp().flags = RST | ACK;
             p.tcp().seq = 0;
@@ -380,10 +392,7 @@ fn a_backend_that_refuses_is_heard() {
 #[test]
 fn a_backend_that_remembers_another_connection_forgets_it() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let client = Client::connect(&mut lab, &service, &service.request(4000));
-        let (server, source) = client.opens(&mut lab, &client.ack(), full(case));
+        let (mut lab, client, (server, source)) = opened(case);
         let old = client.syn_ack(server, source).with(|p| {
             p.tcp().flags = ACK;
             p.tcp().ack = 0x1234;
@@ -403,10 +412,8 @@ fn a_backend_that_remembers_another_connection_forgets_it() {
 #[test]
 fn a_client_that_gives_up_takes_its_backend_along() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let client = Client::connect(&mut lab, &service, &service.request(4000));
-        let (server, source) = client.opens(&mut lab, &client.ack(), full(case));
+        let (mut lab, client, (server, source)) = opened(case);
+        let service = client.service.clone();
         let reset = client.segment(RST, 0, 0);
         assert_same(&lab.run(&reset).frame, &service.forwarded(&reset, server, source));
         assert_eq!(lab.phase(&client.syn), "closing");
@@ -416,9 +423,8 @@ fn a_client_that_gives_up_takes_its_backend_along() {
 #[test]
 fn errors_about_spliced_connections_quote_what_the_backend_sent() {
     for case in Case::tcp_both_ways() {
-        let mut lab = Lab::new();
-        let service = lab.serve(case, &ALWAYS);
-        let (client, (server, source)) = Client::joined(&mut lab, &service, 4000);
+        let (mut lab, client, (server, source)) = joined(case);
+        let service = client.service.clone();
         let sent = turned(&client.syn_to(server, source, 0)).payload(&[7; 64]).with(|p| {
             p.tcp().options.clear();
             (p.tcp().flags, p.tcp().seq) = (ACK, BACKEND_SYN.wrapping_add(1001));

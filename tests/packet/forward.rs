@@ -1,10 +1,9 @@
 //! Forwarding: what is rewritten, and that nothing else is.
 
 use lb_common::{abi::Mode, reason::DropReason};
-use lb_userspace::model::Protocol;
 
 use crate::{
-    frames::{ACK, L4, PSH, SYN, UdpChecksum},
+    frames::{ACK, L4, SYN, UdpChecksum},
     lab::{BACKEND_IF, CLIENT_IF, Case, FIRST_PORT, Family, Lab, Setup, Verdict, assert_same},
 };
 
@@ -30,15 +29,7 @@ fn requests_and_replies_are_rewritten_and_nothing_else() {
             assert!(ports.contains(&source.port()), "{case:?}: {source}");
         }
         lab.answer(&service, &request, (server, source), SYN | ACK);
-        for (size, tos, ttl) in [(0, 0, 2), (1, 0xff, 255), (1350, 3, 64)] {
-            let mut more = service.request(4000).payload(&vec![0xa5; size]);
-            (more.tos, more.ttl, more.id) = (tos, ttl, size as u16);
-            more.dont_fragment = size == 0;
-            if case.protocol == Protocol::Tcp {
-                let tcp = more.tcp();
-                (tcp.flags, tcp.urgent, tcp.window, tcp.ack) = (ACK | PSH | 0xe0, 7, 1, 99);
-                tcp.options = if size == 0 { vec![0; 40] } else { vec![] };
-            }
+        for more in service.variants(4000) {
             assert_eq!(lab.forward(&service, &more), (server, source), "{case:?}");
             lab.answer(&service, &more, (server, source), ACK);
         }

@@ -13,7 +13,7 @@ use lb_userspace::{
 };
 
 use crate::{
-    frames::{ACK, FIN, L4, PSH, Packet, RST, SYN, UdpChecksum},
+    frames::{ACK, FIN, L4, Packet, RST, SYN, UdpChecksum},
     lab::{CLIENT_IF, Case, Family, Lab, Server, Service, Setup, Verdict, assert_same, timeouts},
 };
 
@@ -116,14 +116,7 @@ fn requests_and_replies_get_the_other_familys_header() {
             "{case:?}"
         );
         answer(&mut lab, &service, &request, flow, SYN | ACK);
-        for (size, tos, ttl) in [(0, 0, 2), (1, 0xff, 255), (1001, 0xa5, 64)] {
-            let mut more = service.request(4000).payload(&vec![0xa5; size]);
-            (more.tos, more.ttl, more.id) = (tos, ttl, size as u16);
-            more.dont_fragment = size == 0;
-            if case.protocol == Protocol::Tcp {
-                let tcp = more.tcp();
-                (tcp.flags, tcp.urgent, tcp.window, tcp.ack) = (ACK | PSH | 0xe0, 7, 1, 99);
-            }
+        for more in service.variants(4000) {
             assert_eq!(forward(&mut lab, &service, &more), flow, "{case:?}");
             answer(&mut lab, &service, &more, flow, ACK);
         }

@@ -10,7 +10,7 @@ use lb_userspace::model::{Protocol, ServiceId};
 
 use crate::{
     case::Case,
-    frames::{self, L4, Mac, Outer, Packet, SYN, Tcp, UdpChecksum},
+    frames::{self, ACK, L4, Mac, Outer, PSH, Packet, SYN, Tcp, UdpChecksum},
 };
 
 /// The client's.
@@ -85,6 +85,22 @@ impl Service {
             trailer: Vec::new(),
             outer: None,
         }
+    }
+
+    /// Packets of a flow, of all sizes, that differ in what forwarding leaves alone.
+    pub(crate) fn variants(&self, port: u16) -> Vec<Packet> {
+        let variant = |(size, tos, ttl)| {
+            let mut packet = self.request(port).payload(&vec![0xa5; size]);
+            (packet.tos, packet.ttl, packet.id) = (tos, ttl, size as u16);
+            packet.dont_fragment = size == 0;
+            if self.case.protocol == Protocol::Tcp {
+                let tcp = packet.tcp();
+                (tcp.flags, tcp.urgent, tcp.window, tcp.ack) = (ACK | PSH | 0xe0, 7, 1, 99);
+                tcp.options = if size == 0 { vec![0; 40] } else { vec![] };
+            }
+            packet
+        };
+        [(0, 0, 2), (1, 0xff, 255), (1350, 0xa5, 64)].map(variant).into()
     }
 
     /// What a request must look like towards a server. The source is the packet's, or that of its outer header.
