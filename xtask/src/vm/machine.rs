@@ -358,6 +358,17 @@ impl Running {
         })
     }
 
+    /// A program of this machine, in the network namespace that the guest's tap devices are in.
+    pub(crate) fn beside(&self, program: &str) -> Command {
+        let mut command = shell::command("nsenter");
+        command.args(["--net", "--target", &self.child.id().to_string()]);
+        if !shell::is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg(program);
+        command
+    }
+
     /// Types a line on the console. A terminal takes lines of up to 4095 bytes.
     ///
     /// # Errors

@@ -22,7 +22,15 @@ const ASK: &str = r"lb --json status >/run/status && sed 's/^ *//' /run/status |
 /// # Errors
 /// When the guest is off.
 pub(super) fn start(guest: &mut Guest) -> Result<()> {
-    let start = format!("lb run --config {CONFIGURATION} >>/run/lb.log 2>&1 & lb=$!");
+    start_with(guest, CONFIGURATION)
+}
+
+/// The same with another configuration.
+///
+/// # Errors
+/// When the guest is off.
+pub(super) fn start_with(guest: &mut Guest, configuration: &str) -> Result<()> {
+    let start = format!("lb run --config {configuration} >>/run/lb.log 2>&1 & lb=$!");
     guest.run(&start).map(drop)
 }
 

@@ -1,5 +1,5 @@
 //! Devices as hosts make them, in a guest of its own: with offloads that the guest cannot turn off, with several queues, with
-//! large packets. What `lb` makes of each, and what it tells its operator.
+//! large packets. What `lb` makes of each, and what it tells its operator. [`queues`] sends packets through.
 
 use anyhow::{Context as _, Result};
 
@@ -8,6 +8,7 @@ use super::{
     guest::Guest,
     lab::{self, BALANCER, devices_image},
     promise::Promises,
+    queues,
 };
 use crate::vm::{
     kernel::Kernel,
@@ -39,18 +40,24 @@ flows-ipv6 = 1024
 pub(super) fn show(kernel: &Kernel, promises: &mut Promises) -> Result<()> {
     let mut fixed = lab::network(1, Cable::Tap { queues: 1 });
     fixed.properties.push("ctrl_guest_offloads=off".to_owned());
-    let mut several = lab::network(2, Cable::Tap { queues: QUEUES });
-    let vectors = 2 * QUEUES + 2;
-    several
-        .properties
-        .extend(["mq=on".to_owned(), format!("vectors={vectors}")]);
+    let several = [2, 3].map(|number| {
+        let mut device = lab::network(number, Cable::Tap { queues: QUEUES });
+        let vectors = 2 * QUEUES + 2;
+        device
+            .properties
+            .extend(["mq=on".to_owned(), format!("vectors={vectors}")]);
+        device
+    });
     let machine = Machine::new(kernel, &devices_image(kernel)?, BALANCER)
         .append(lab::CLOCK)
         .cpus(CPUS)
-        .network(fixed)
-        .network(several);
+        .network(fixed);
+    let machine = several.into_iter().fold(machine, Machine::network);
     let mut guest = Guest::start("devices", &machine)?;
-    let shown = guest.wait_ready().and_then(|()| go_through(&mut guest, promises));
+    let shown = guest
+        .wait_ready()
+        .and_then(|()| go_through(&mut guest, promises))
+        .and_then(|()| queues::show(&mut guest, promises));
     shown.with_context(|| guest.tail())
 }
 
@@ -96,6 +103,7 @@ fn go_through(guest: &mut Guest, promises: &mut Promises) -> Result<()> {
              {warnings} warnings of too few queues"
         ),
     );
+    guest.run("kill $lb; wait $lb; lb detach")?;
     Ok(())
 }
 

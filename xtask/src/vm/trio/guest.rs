@@ -78,6 +78,11 @@ impl Guest {
         self.answer(PATIENCE).with_context(|| format!("`{line}`"))
     }
 
+    /// The machine that it is.
+    pub(super) fn machine(&self) -> &Running {
+        &self.running
+    }
+
     /// The last lines of its console.
     pub(super) fn tail(&self) -> String {
         format!("{}{}", self.name, tail(&self.lines))

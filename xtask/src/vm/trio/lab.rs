@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     devices,
     guest::{Guest, LISTEN},
+    queues,
     service::{self, ECHO_PORT, HTTP_PORT, NETWORKS},
 };
 use crate::{
@@ -136,7 +137,9 @@ pub(super) fn devices_image(kernel: &Kernel) -> Result<PathBuf> {
     let mut image = with_balancer(kernel)?;
     image
         .text(in_image(CONFIGURATION), &devices::configuration("auto"))
-        .text("etc/native.toml", &devices::configuration("native"));
+        .text("etc/native.toml", &devices::configuration("native"))
+        .text(in_image(queues::CONFIGURATION), &queues::configuration())
+        .program("bpftool")?;
     image.write("devices")
 }
 

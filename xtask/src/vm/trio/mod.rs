@@ -3,10 +3,12 @@
 
 mod balancer;
 mod devices;
+mod driver;
 mod guest;
 mod lab;
 pub(crate) mod program;
 mod promise;
+mod queues;
 mod service;
 mod story;
 mod traffic;

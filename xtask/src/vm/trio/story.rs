@@ -6,10 +6,11 @@ use anyhow::Result;
 
 use super::{
     balancer::{self, Status},
+    driver::DriverCounters,
     lab::{self, FILE_SIZE, Lab},
     promise::Promises,
     service::{Arms, Family, NETWORKS, SERVERS, Service},
-    traffic::{self, CLIENTS, Counts, Load},
+    traffic::{self, CLIENTS, Load, even},
 };
 
 /// Requests to each service that find out the shares.
@@ -135,8 +136,7 @@ impl<'a> Story<'a> {
 
     /// What the virtio-net driver counted on an interface.
     fn driver_counters(&mut self, number: u8) -> Result<DriverCounters> {
-        let said = self.lab.balancer.run(&format!("ethtool -S eth{number} | grep xdp"))?;
-        Ok(DriverCounters::parse(&said))
+        DriverCounters::read(&mut self.lab.balancer, number)
     }
 
     fn transfers(&mut self) -> Result<()> {
@@ -248,61 +248,5 @@ impl<'a> Story<'a> {
 
     fn promise(&mut self, kept: bool, text: &str) {
         self.promises.keep(kept, text);
-    }
-}
-
-/// Equal shares.
-fn even(requests: u64) -> Counts {
-    let each = requests / SERVERS.len() as u64;
-    Counts {
-        served: SERVERS.iter().map(|server| ((*server).to_owned(), each)).collect(),
-        failed: BTreeMap::new(),
-    }
-}
-
-/// What the virtio-net driver says of packets that the program saw, over all queues.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct DriverCounters {
-    transmitted: u64,
-    redirected: u64,
-    dropped: u64,
-}
-
-impl DriverCounters {
-    /// Reads `ethtool --statistics`: `rx_queue_0_xdp_tx` in Linux 6.1; `rx0_xdp_tx`, and `rx_xdp_tx` for all queues, in 6.12.
-    fn parse(text: &str) -> Self {
-        let mut counters = Self::default();
-        let lines = text.lines().filter_map(|line| line.trim().split_once(": "));
-        for (name, value) in lines {
-            let Some((queue, what)) = name.split_once("_xdp_") else {
-                continue;
-            };
-            if !queue.ends_with(|last: char| last.is_ascii_digit()) {
-                continue;
-            }
-            let value: u64 = value.parse().unwrap_or(0);
-            match (queue.starts_with("rx"), what) {
-                (true, "tx") => counters.transmitted += value,
-                (true, "redirects") => counters.redirected += value,
-                (true, "drops") | (false, "tx_drops") => counters.dropped += value,
-                _ => {}
-            }
-        }
-        counters
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_driver_counts_by_queue_in_either_spelling() {
-        let old = "rx_queue_0_xdp_tx: 7\n rx_queue_1_xdp_tx: 2\n rx_queue_0_xdp_redirects: 5\n tx_queue_0_xdp_tx: 90\n tx_queue_0_xdp_tx_drops: 3\n";
-        let new = "rx_xdp_tx: 9\n rx0_xdp_tx: 7\n rx1_xdp_tx: 2\n rx0_xdp_redirects: 5\n tx0_xdp_tx: 90\n rx0_xdp_drops: 1\n tx0_xdp_tx_drops: 2\n";
-        for text in [old, new] {
-            let counters = DriverCounters::parse(text);
-            assert_eq!((counters.transmitted, counters.redirected, counters.dropped), (9, 5, 3));
-        }
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{guest::Guest, service::Service};
+use super::{
+    guest::Guest,
+    service::{SERVERS, Service},
+};
 use crate::interrupt;
 
 /// Requests at a time, which an end or a mark finds under way.
@@ -28,7 +31,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Reads lines of `uniq --count`.
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         let mut counts = Self::default();
         for line in text.lines() {
             let (number, outcome) = line.trim().split_once(' ').with_context(|| format!("`{line}`"))?;
@@ -72,6 +75,15 @@ pub(super) fn request(client: &mut Guest, service: Service, count: u64) -> Resul
         "xtask vm-guest load {protocol} {vip} --count {count} --clients {CLIENTS} | sort | uniq -c"
     ))?;
     Counts::parse(&said)
+}
+
+/// Equal shares.
+pub(super) fn even(requests: u64) -> Counts {
+    let each = requests / SERVERS.len() as u64;
+    Counts {
+        served: SERVERS.iter().map(|server| ((*server).to_owned(), each)).collect(),
+        failed: BTreeMap::new(),
+    }
 }
 
 /// Requests in a closed loop, in the background. One at a time.
