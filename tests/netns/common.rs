@@ -1,12 +1,6 @@
 //! Steps that several scenarios share.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    net::SocketAddr,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{fs, io::ErrorKind, net::SocketAddr, process::Stdio, time::Duration};
 
 use lb_tests::{
     Lab, Nginx,
@@ -48,31 +42,28 @@ pub(crate) fn fetch_file(lab: &Lab, nginx: &Nginx, vip: SocketAddr, mebibytes: u
     assert_eq!(String::from_utf8_lossy(&fetched.stdout), made);
 }
 
-/// Connects again and again from the same source port, after both kinds of end: in order, and by RST.
-///
-/// A SYN that is not answered is sent again after a second, so a connection that takes that long has stalled.
+/// Connects again and again from the same source port, after both kinds of end: in order, and by RST. None stalls.
 #[track_caller]
 pub(crate) fn reuses_port(vip: SocketAddr) {
-    let mut slow = Vec::new();
+    client::at_once(|| reuse_port(vip));
+}
+
+fn reuse_port(vip: SocketAddr) {
     for i in 0..40 {
         // Until the last ACK of the connection before is in, the client's own kernel holds the port.
-        let (stream, started) = eventually("the port to be free", Duration::from_secs(10), || {
-            let started = Instant::now();
-            match client::open_from(20_000, vip) {
-                Ok(stream) => Ok((stream, started)),
+        let stream = eventually(
+            "the port to be free",
+            Duration::from_secs(10),
+            || match client::open_from(20_000, vip) {
+                Ok(stream) => Ok(stream),
                 Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(error.to_string()),
                 Err(error) => panic!("connection {i}: {error}"),
-            }
-        });
+            },
+        );
         if i % 2 == 0 {
             client::seen(&client::request(&stream, "/").unwrap_or_else(|e| panic!("request {i}: {e}"))).unwrap();
         } else {
             client::reset_on_close(&stream).unwrap();
         }
-        if started.elapsed() > Duration::from_millis(900) {
-            slow.push((i, started.elapsed()));
-        }
     }
-    // One may be the machine's.
-    assert!(slow.len() <= 1, "connections that stalled: {slow:?}");
 }

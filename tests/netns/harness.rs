@@ -1,5 +1,7 @@
 //! The lab itself, with the kernel's own NAT in place of `lb`.
 
+use std::{net::TcpStream, time::Duration};
+
 use lb_tests::{Lab, Topology, client, lab::Family, stand_in};
 
 use crate::common::{even, fetch_file, reuses_port};
@@ -86,4 +88,22 @@ fn the_labs_configurations_are_valid() {
     assert_eq!(parsed.socket, lab.socket());
     assert_eq!(parsed.services.len(), 3);
     assert_eq!(parsed.services[0].backends[1].tier, 1);
+}
+
+#[test]
+fn a_connection_that_stalls_is_noticed() {
+    let lab = Lab::new(Topology::OneArm, 1);
+    let _http = lab.serve_http();
+    let server = lab.servers[0].address(Family::V4, 80);
+    lab.client
+        .ns
+        .sh("nft 'table inet mute { chain out { type filter hook output priority 0; tcp dport 80 counter drop; }; }'");
+    lab.client.ns.run(|| {
+        let stalled = std::panic::catch_unwind(|| {
+            client::at_once(|| TcpStream::connect_timeout(&server, Duration::from_secs(2)))
+        });
+        assert!(stalled.is_err(), "the first SYN is repeated after a second");
+    });
+    lab.client.ns.sh("nft delete table inet mute");
+    lab.client.ns.run(|| client::at_once(|| client::who(server).unwrap()));
 }

@@ -102,7 +102,7 @@ fn replace_silently(server: &Host, mac: &str) {
 }
 
 #[test]
-fn a_backend_that_is_replaced_without_a_word_is_followed_within_a_second() {
+fn a_backend_that_is_replaced_without_a_word_is_followed_by_asking() {
     let lab = Lab::new(Topology::TwoArm, 1);
     let _http = lab.serve_http();
     let server = &lab.servers[0];
@@ -122,8 +122,9 @@ fn a_backend_that_is_replaced_without_a_word_is_followed_within_a_second() {
             // Attempts of their own: a SYN that is repeated would be so after a second.
             let served = || TcpStream::connect_timeout(&vip, attempt).and_then(|s| client::request(&s, "/"));
             while let Err(error) = lab.client.ns.run(served) {
+                // lb asks several times a second; by itself, the kernel waits for half a minute.
                 assert!(
-                    replaced.elapsed() < patience(Duration::from_secs(1)),
+                    replaced.elapsed() < patience(Duration::from_secs(10)),
                     "{family:?}: {error}"
                 );
             }

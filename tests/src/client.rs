@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
@@ -19,6 +20,38 @@ use crate::{lab::Host, poll::patience};
 
 /// How long a client waits for one step.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// What this namespace's kernel counted of TCP, as `nstat` names it without `TcpExt`.
+///
+/// # Panics
+/// When there is no such counter.
+#[must_use]
+pub fn counter(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel counts");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let mut found = names.split(' ').zip(values.split(' ')).filter(|(n, _)| *n == name);
+    let value = found.next().and_then(|(_, value)| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no counter {name}"))
+}
+
+/// Does something with connections, none of which may stall: a SYN that is not answered is sent again after a second, and a
+/// window that does not open is asked for. Unlike a clock, these counters do not mind a busy machine.
+///
+/// # Panics
+/// When one stalled.
+#[track_caller]
+pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
+    let stalls = || ["TCPSynRetrans", "TCPWinProbe"].map(counter);
+    let before = stalls();
+    let done = work();
+    assert_eq!(
+        stalls(),
+        before,
+        "SYNs that were repeated, and windows that were asked for"
+    );
+    done
+}
 
 /// Opens a connection.
 ///
