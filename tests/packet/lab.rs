@@ -11,6 +11,7 @@ use lb_common::{
     abi::{
         Backend, BackendState, Datagram, Flow, FlowKey, FragmentKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
     },
+    flow::Tick,
     net::{self, Addr4, Addr6, Be16, MacAddr},
     reason::{DropReason, Note, PassReason},
 };
@@ -23,7 +24,7 @@ pub(crate) use crate::{
     case::{Case, Family},
     ground::{BACKEND_IF, CLIENT_IF, FEATURES, LIMITS, OTHER_IF, open, open_with},
     run::{Outcome, Verdict, assert_same, run, run_over},
-    service::{BACK_MAC, DISTINCT, FIRST_PORT, Server, Service, Setup, TUNNEL_PORT, timeouts},
+    service::{BACK_MAC, DISTINCT, FIRST_PORT, LONG, Server, Service, Setup, TUNNEL_PORT},
 };
 use crate::{
     frames::{ACK, L4, Packet, SYN},
@@ -462,6 +463,16 @@ impl Lab {
         HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pin("MIXED_V6")).unwrap())).unwrap()
     }
 
+    /// Lets so many ticks pass for all flows, without waiting for them.
+    pub(crate) fn pass(&self, ticks: u32) {
+        for table in [Table::HalfOpen, Table::Established] {
+            age(self.table_v4(table), ticks);
+            age(self.table_v6(table), ticks);
+        }
+        age(self.mixed_v4(), ticks);
+        age(self.mixed_v6(), ticks);
+    }
+
     /// Where a map is pinned.
     pub(crate) fn pin(&self, map: &str) -> PathBuf {
         self.bpffs
@@ -472,6 +483,22 @@ impl Lab {
 fn empty<K: Pod, V: Pod>(mut map: HashMap<MapData, K, V>) {
     for key in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
         map.remove(&key).unwrap();
+    }
+}
+
+fn age<K: Pod, A: Copy>(mut flows: HashMap<MapData, K, Flow<A>>, ticks: u32)
+where
+    Flow<A>: Pod,
+{
+    let before = |tick: Tick| Tick(tick.0.wrapping_sub(ticks));
+    for key in flows.keys().map(Result::unwrap).collect::<Vec<_>>() {
+        let flow = flows.get(&key, 0).unwrap();
+        let older = Flow {
+            expires: before(flow.expires),
+            refresh: before(flow.refresh),
+            ..flow
+        };
+        flows.insert(&key, older, 0).unwrap();
     }
 }
 

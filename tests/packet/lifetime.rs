@@ -1,7 +1,5 @@
 //! The life of a flow: TCP phases, timeouts, and what comes after its end.
 
-use std::{thread::sleep, time::Duration};
-
 use lb_common::{
     flow::Timeouts,
     reason::{DropReason, PassReason},
@@ -10,7 +8,7 @@ use lb_userspace::{datapath::FlowTables as _, model::Protocol};
 
 use crate::{
     frames::{ACK, FIN, Packet, RST, SYN},
-    lab::{BACKEND_IF, Case, DISTINCT, Lab, Server, Service, Setup, timeouts},
+    lab::{BACKEND_IF, Case, DISTINCT, LONG, Lab, Server, Service, Setup},
 };
 
 /// A connection, and its way to the backend.
@@ -196,8 +194,8 @@ fn a_syn_on_a_half_closed_or_live_flow_does_not_replace_it() {
 fn an_expired_connection_is_reset_and_replaced_by_a_syn() {
     let mut lab = Lab::new();
     for case in Case::tcp_both_ways() {
-        let tcp = Connection::open(&mut lab, case, timeouts(20));
-        sleep(Duration::from_millis(60));
+        let tcp = Connection::open(&mut lab, case, DISTINCT);
+        lab.pass(DISTINCT.syn + 1);
         lab.refused(&tcp.request.clone().flags(ACK), DropReason::NoFlow);
         assert!(
             lab.flows().iter().all(|flow| flow.vip != tcp.service.vip),
@@ -209,9 +207,6 @@ fn an_expired_connection_is_reset_and_replaced_by_a_syn() {
             .bytes();
         let out = lab.run_on(BACKEND_IF, &stale);
         assert_eq!(out.frame, stale, "a reply of an expired flow is the kernel's");
-        for server in &tcp.service.servers {
-            lab.change(*server, |backend| backend.timeouts = DISTINCT);
-        }
         let again = lab.forward(&tcp.service, &tcp.request);
         assert_ne!(again, tcp.flow, "{case:?}");
         lab.answer(&tcp.service, &tcp.request, again, SYN | ACK);
@@ -226,17 +221,11 @@ fn an_expired_udp_flow_is_decided_anew() {
         .into_iter()
         .filter(|case| case.protocol == Protocol::Udp)
     {
-        let service = lab.serve(
-            case,
-            &Setup {
-                timeouts: timeouts(100),
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::default());
         let request = service.request(4000);
         let flow = lab.forward(&service, &request);
         assert_eq!(lab.phase(&request), "udp-new");
-        sleep(Duration::from_millis(150));
+        lab.pass(LONG + 1);
         let again = lab.forward(&service, &request);
         assert_ne!(again.0, flow.0, "{case:?}");
         lab.answer(&service, &request, again, 0);
@@ -246,21 +235,17 @@ fn an_expired_udp_flow_is_decided_anew() {
 #[test]
 fn traffic_in_either_direction_keeps_a_flow_alive() {
     let mut lab = Lab::new();
-    let setup = Setup {
-        timeouts: timeouts(900),
-        ..Setup::default()
-    };
     let flows: Vec<_> = [Case::PLAIN, Case::UDP]
         .into_iter()
         .map(|case| {
-            let service = lab.serve(case, &setup);
+            let service = lab.serve(case, &Setup::default());
             let (one, other) = (service.request(4000), service.request(4001));
             let flows = (lab.forward(&service, &one), lab.forward(&service, &other));
             (service, (one, flows.0), (other, flows.1))
         })
         .collect();
     for _ in 0..6 {
-        sleep(Duration::from_millis(300));
+        lab.pass(LONG / 3);
         for (service, (one, one_flow), (other, other_flow)) in &flows {
             assert_eq!(lab.forward(service, one), *one_flow);
             lab.answer(service, other, *other_flow, ACK);

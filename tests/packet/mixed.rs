@@ -14,7 +14,7 @@ use lb_userspace::{
 
 use crate::{
     frames::{ACK, FIN, L4, Packet, RST, SYN, UdpChecksum},
-    lab::{CLIENT_IF, Case, Family, Lab, Server, Service, Setup, Verdict, assert_same, timeouts},
+    lab::{CLIENT_IF, Case, Family, LONG, Lab, Server, Service, Setup, Verdict, assert_same},
 };
 
 fn other(case: Case) -> Case {
@@ -472,14 +472,10 @@ fn they_are_listed_counted_and_swept() {
 fn expired_flows_are_opened_anew() {
     let mut lab = Lab::new();
     for case in cases().into_iter().filter(|case| !case.one_arm) {
-        let setup = Setup {
-            timeouts: timeouts(50),
-            ..Setup::default()
-        };
-        let service = serve(&mut lab, case, &setup);
+        let service = serve(&mut lab, case, &Setup::default());
         let request = service.request(4000);
         let flow = forward(&mut lab, &service, &request);
-        std::thread::sleep(std::time::Duration::from_millis(120));
+        lab.pass(LONG + 1);
         let reply = reply_to(&service, &request, flow, ACK);
         let out = lab.run_reply(case, &reply);
         assert_eq!((out.verdict, out.frame), (Verdict::Pass, reply.bytes()), "{case:?}");

@@ -1,7 +1,7 @@
 //! What decides about new flows holds for those between families too: rules, limits, clients that stay, datagrams by
 //! themselves.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::collections::BTreeSet;
 
 use lb_common::{
     abi::{Rule, ServiceFlags},
@@ -134,13 +134,10 @@ fn many_replies_to_one_datagram_arrive() {
     let mut lab = Lab::new();
     for case in udp() {
         let service = one_packet(&mut lab, case);
-        for server in service.servers.clone() {
-            lab.change(server, |backend| backend.timeouts.udp = 200);
-        }
         let request = service.request(4000);
         let flow = forward(&mut lab, &service, &request);
         for _ in 0..6 {
-            thread::sleep(Duration::from_millis(60));
+            lab.pass(LONG / 2);
             answer(&mut lab, &service, &request, flow, 0);
         }
         let (next, _) = forward(&mut lab, &service, &request);

@@ -1,7 +1,5 @@
 //! Flows whose replies do not come by: `l2-dsr`, `ipip`, `gue`.
 
-use std::{thread::sleep, time::Duration};
-
 use lb_common::{
     abi::{Mode, OnDown},
     reason::DropReason,
@@ -10,7 +8,7 @@ use lb_userspace::{datapath::FlowTables as _, model::Protocol};
 
 use crate::{
     frames::{ACK, FIN, L4, RST, SYN, UdpChecksum},
-    lab::{Case, DISTINCT, Family, Lab, Setup, Table, assert_same, timeouts},
+    lab::{Case, DISTINCT, Family, LONG, Lab, Setup, Table, assert_same},
 };
 
 fn tcp() -> impl Iterator<Item = Case> {
@@ -104,14 +102,10 @@ fn a_port_used_again_opens_a_new_flow() {
 #[test]
 fn a_flow_expires_and_a_packet_in_time_keeps_it() {
     let mut lab = Lab::new();
-    let setup = Setup {
-        timeouts: timeouts(600),
-        ..Setup::default()
-    };
     let flows: Vec<_> = Case::one_way()
         .into_iter()
         .map(|case| {
-            let service = lab.serve(case, &setup);
+            let service = lab.serve(case, &Setup::default());
             let [kept, left] = [4000, 4001].map(|port| service.request(port));
             let flow = lab.forward(&service, &kept);
             lab.forward(&service, &left);
@@ -119,7 +113,7 @@ fn a_flow_expires_and_a_packet_in_time_keeps_it() {
         })
         .collect();
     for _ in 0..3 {
-        sleep(Duration::from_millis(250));
+        lab.pass(LONG / 2);
         for (service, kept, _, flow) in &flows {
             assert_eq!(lab.forward(service, kept), *flow, "{:?}", service.case);
         }

@@ -1,13 +1,13 @@
 //! Source ports of `full-nat`, and the tuples of `nat`.
 
-use std::{collections::BTreeSet, thread::sleep, time::Duration};
+use std::collections::BTreeSet;
 
 use lb_common::{abi::Mode, net, net::Be16, reason::DropReason};
 use lb_userspace::model::Protocol;
 
 use crate::{
     frames::{ACK, FIN, SYN},
-    lab::{Case, FIRST_PORT, Lab, Setup, timeouts},
+    lab::{Case, FIRST_PORT, LONG, Lab, Setup},
 };
 
 #[test]
@@ -73,14 +73,13 @@ fn exhaustion_is_refused_counted_and_passes() {
             backends: 1,
             sources: 1,
             source_ports: 2,
-            timeouts: timeouts(300),
             ..Setup::default()
         };
         let service = lab.serve(case, &setup);
         let [a, b] = [1000, 1001].map(|port| lab.forward(&service, &service.request(port)));
         assert_ne!(a.1, b.1);
         lab.turned_away(&service.request(1002), DropReason::SourcePortsExhausted);
-        sleep(Duration::from_millis(400));
+        lab.pass(LONG + 1);
         let c = lab.forward(&service, &service.request(1002));
         assert!(
             [a.1, b.1].contains(&c.1),
@@ -138,7 +137,6 @@ fn in_nat_mode_two_vips_cannot_share_a_clients_port_towards_one_server() {
     for case in Case::two_arms().into_iter().filter(|case| case.mode == Mode::NAT) {
         let setup = Setup {
             backends: 1,
-            timeouts: timeouts(300),
             ..Setup::default()
         };
         let first = lab.serve(case, &setup);
@@ -153,7 +151,7 @@ fn in_nat_mode_two_vips_cannot_share_a_clients_port_towards_one_server() {
         lab.turned_away(&second.request(1000), DropReason::TupleInUse);
         lab.forward(&second, &second.request(1001));
         lab.answer(&first, &first.request(1000), flow, ACK);
-        sleep(Duration::from_millis(400));
+        lab.pass(LONG + 1);
         let flow = lab.forward(&second, &second.request(1000));
         lab.answer(&second, &second.request(1000), flow, ACK);
     }

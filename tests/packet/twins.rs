@@ -1,6 +1,6 @@
 //! A flow's two entries, when one is lost: the table evicts what was not used for long, entry by entry.
 
-use std::{net::SocketAddr, thread::sleep, time::Duration};
+use std::net::SocketAddr;
 
 use lb_common::{
     abi::FlowKey,
@@ -11,7 +11,7 @@ use lb_userspace::model::Protocol;
 
 use crate::{
     frames::{ACK, Packet, SYN},
-    lab::{BACKEND_IF, Case, Lab, Server, Service, Setup, Table, Verdict, timeouts},
+    lab::{BACKEND_IF, Case, LONG, Lab, Server, Service, Setup, Table, Verdict},
 };
 
 /// What a flow's entries are found by.
@@ -136,16 +136,12 @@ fn a_lost_reply_entry_is_restored_by_the_clients_next_step() {
 #[test]
 fn a_lost_entry_is_restored_when_a_refresh_is_due() {
     let mut lab = Lab::new();
-    let setup = Setup {
-        timeouts: timeouts(1600),
-        ..Setup::default()
-    };
     let mut flows = Vec::new();
     for (case, table) in Case::both_ways()
         .into_iter()
         .flat_map(|case| TABLES.map(|table| (case, table)))
     {
-        let service = lab.serve(case, &setup);
+        let service = lab.serve(case, &Setup::default());
         let (one, other) = (service.request(4000), service.request(4001));
         let one_flow = flow_in(table, &mut lab, &service, &one);
         let other_flow = flow_in(table, &mut lab, &service, &other);
@@ -153,7 +149,7 @@ fn a_lost_entry_is_restored_when_a_refresh_is_due() {
         Ends::request(table, &service, &other).evict(&lab);
         flows.push((service, (one, one_flow), (other, other_flow)));
     }
-    sleep(Duration::from_millis(300));
+    lab.pass(LONG / 2);
     for (service, (one, one_flow), (other, other_flow)) in &flows {
         assert_eq!(lab.forward(service, one), *one_flow);
         lab.answer(service, one, *one_flow, SYN | ACK);
@@ -236,13 +232,7 @@ fn a_reply_entry_whose_client_has_another_flow_ends() {
         .into_iter()
         .flat_map(|case| TABLES.map(|table| (case, table)))
     {
-        let service = lab.serve(
-            case,
-            &Setup {
-                timeouts: timeouts(1600),
-                ..Setup::default()
-            },
-        );
+        let service = lab.serve(case, &Setup::default());
         let request = service.request(4000);
         let old = flow_in(table, &mut lab, &service, &request);
         // The client's entry is lost, and its next first packet opens another flow.
@@ -252,7 +242,7 @@ fn a_reply_entry_whose_client_has_another_flow_ends() {
         if case.protocol == Protocol::Udp {
             lab.forward(&service, &request);
         }
-        sleep(Duration::from_millis(300));
+        lab.pass(LONG / 2);
         let stale = service.reply(&service.forwarded(&request, old.0, old.1), ACK).bytes();
         let before = lab.passed(PassReason::NotAService);
         let out = lab.run_on(BACKEND_IF, &stale);

@@ -24,7 +24,7 @@ const AT_ONCE: usize = 2;
 /// Memory of a guest in MiB.
 pub(super) const MEMORY: u32 = 1536;
 /// How long a guest may take. An emulated one on a busy machine is slow.
-const LIMIT: Duration = Duration::from_mins(9);
+const LIMIT: Duration = Duration::from_mins(12);
 /// By how much the tests are to be more patient in a guest than on the machine itself (`LB_TEST_PATIENCE`).
 const PATIENCE: u32 = 8;
 /// How many random packets are compared with the model in a guest, where each takes a millisecond (`LB_TEST_PACKETS`).
