@@ -498,7 +498,7 @@ where
             refresh: before(flow.refresh),
             ..flow
         };
-        flows.insert(&key, older, 0).unwrap();
+        flows.insert(key, older, 0).unwrap();
     }
 }
 

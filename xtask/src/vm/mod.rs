@@ -80,11 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         match part {
             Part::Tests => results.extend(tests::run(&kernels, filter)?),
             Part::Instructions => results.extend(instructions::run(&kernels, &args.instructions)?),
-            Part::Trio => {
-                for kernel in &kernels {
-                    results.push(trio::run(kernel)?);
-                }
-            }
+            Part::Trio => results.extend(trio::run(&kernels)?),
         }
     }
     Ok(test::summarize(&results, filter))

@@ -13,9 +13,9 @@ mod service;
 mod story;
 mod traffic;
 
-use std::time::Instant;
+use std::{thread, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::kernel::Kernel;
 use crate::{interrupt, test::tally::Tally};
@@ -23,11 +23,22 @@ use lab::Lab;
 use promise::Promises;
 use story::Story;
 
-/// Tells the story in one kernel. What fails shows the last lines of all consoles.
+/// Tells the story in all kernels, side by side: a good part of it is waiting.
 ///
 /// # Errors
 /// At Ctrl-C.
-pub(super) fn run(kernel: &Kernel) -> Result<(String, Tally)> {
+pub(super) fn run(kernels: &[Kernel]) -> Result<Vec<(String, Tally)>> {
+    thread::scope(|scope| {
+        let stories: Vec<_> = kernels.iter().map(|kernel| scope.spawn(|| run_in(kernel))).collect();
+        let results = stories.into_iter().map(|story| story.join());
+        results
+            .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
+            .collect()
+    })
+}
+
+/// Tells it in one kernel. What fails shows the last lines of all consoles.
+fn run_in(kernel: &Kernel) -> Result<(String, Tally)> {
     let mut promises = Promises::new(format!("trio, Linux {}", kernel.series));
     // What fails is counted already; the second part has nothing to do with the first.
     let _counted = tell(kernel, &mut promises);
