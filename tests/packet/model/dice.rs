@@ -1,6 +1,6 @@
 //! Packets of random numbers. The number zero is the plainest choice everywhere, because that is where shrinking leads.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
     read::Key,
@@ -42,7 +42,13 @@ impl<'a> Dice<'a> {
 
     /// A frame, and the interface that it comes in by.
     pub(super) fn frame(mut self, model: &Model<'_>, services: &[Service], sequence: u32) -> (&'static str, Vec<u8>) {
-        let service = &services[self.next() % services.len()];
+        let mut service = &services[self.next() % services.len()];
+        // Among so many services, chance alone would seldom meet a client again.
+        let mut from = None;
+        if !self.next().is_multiple_of(4) && !model.flows.is_empty() {
+            let flow = &model.flows[self.next() % model.flows.len()];
+            (service, from) = (&services[flow.service], Some(flow.request.from));
+        }
         // Most are of a flow; some find that it has ended.
         let replies: Vec<Key> = model.flows.iter().filter_map(|flow| flow.reply).collect();
         let (interface, mut packet) = match (self.next() % 8, replies.len()) {
@@ -51,7 +57,7 @@ impl<'a> Dice<'a> {
                 self.reply(reply)
             }
             (7, _) => (CLIENT_IF, self.stray(service, sequence)),
-            _ => (CLIENT_IF, self.request(service, sequence)),
+            _ => (CLIENT_IF, self.request(service, from, sequence)),
         };
         self.vary(&mut packet);
         let mut frame = packet.bytes();
@@ -66,18 +72,19 @@ impl<'a> Dice<'a> {
         (if elsewhere { OTHER_IF } else { interface }, frame)
     }
 
-    /// A client's packet.
-    fn request(&mut self, service: &Service, sequence: u32) -> Packet {
+    /// A packet of a client, of one that has a flow if it is given.
+    fn request(&mut self, service: &Service, from: Option<SocketAddr>, sequence: u32) -> Packet {
         let port = 4000 + (self.next() % 4) as u16;
         let mut packet = service.request(port);
         packet.from.set_ip(client(packet.from.ip(), sequence, self.next() % 2));
+        packet.from = from.unwrap_or(packet.from);
         self.segment(&mut packet, SYN);
         packet
     }
 
     /// A packet of a client to something that is no service.
     fn stray(&mut self, service: &Service, sequence: u32) -> Packet {
-        let mut packet = self.request(service, sequence);
+        let mut packet = self.request(service, None, sequence);
         match self.next() % 3 {
             0 => packet.to.set_port(22),
             1 => std::mem::swap(&mut packet.from, &mut packet.to),
