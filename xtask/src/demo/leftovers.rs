@@ -93,6 +93,10 @@ pub(super) fn remove(id: u32) {
     }
     for pins in pins(id) {
         report(&pins, fs::remove_dir_all(&pins));
+        // What all instances share goes with the last of them.
+        if let Some(shared) = pins.parent() {
+            let _others_use_it = fs::remove_dir(shared);
+        }
     }
     report(&directory(id), fs::remove_dir_all(directory(id)));
 }
