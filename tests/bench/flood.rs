@@ -10,7 +10,7 @@ use lb_userspace::model::Limits;
 use crate::{
     bed::{balancer::Balancer, chain::Chain, traffic::Traffic},
     interrupt,
-    report::{Report, figure::Unit},
+    report::{Report, figure::Unit, goals},
 };
 
 /// Connections that are there.
@@ -66,6 +66,18 @@ pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
             Unit::Nanoseconds,
             &between,
             None,
+            lost.as_ref(),
+        );
+        let ratios: Vec<f64> = between
+            .iter()
+            .zip(&quiet)
+            .map(|(between, quiet)| between / quiet)
+            .collect();
+        report.add(
+            "the one to the other",
+            Unit::Ratio,
+            &ratios,
+            Some(&goals::flood(name)),
             lost.as_ref(),
         );
         let none = (opened == 0).then(|| "no flow was opened".to_owned());

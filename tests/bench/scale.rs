@@ -5,11 +5,7 @@ use std::{thread, time::Duration};
 use anyhow::{Result, anyhow};
 use lb_tests::scale::{self, Size};
 
-use crate::report::{
-    Report,
-    figure::{Target, Unit},
-    thousands,
-};
+use crate::report::{Report, figure::Unit, thousands};
 
 const FULL: Size = Size {
     services: 1000,
@@ -34,19 +30,19 @@ pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
     // The harness ends a thread of its own when a step fails.
     let taken = thread::spawn(move || scale::measure(size)).join();
     let taken = taken.map_err(|_| anyhow!("a step failed; what it was stands above"))?;
-    let mut time = |name: &str, took: Duration, target| {
-        report.add(name, Unit::Milliseconds, &[took.as_secs_f64() * 1e3], target, None);
+    let mut time = |name: &str, took: Duration| {
+        report.add(name, Unit::Milliseconds, &[took.as_secs_f64() * 1e3], None, None);
     };
-    time("from the start to all backends in rotation", taken.start, None);
+    time("from the start to all backends in rotation", taken.start);
     for (scheduler, took) in taken.changes {
-        time(&format!("a weight, by the command line, {scheduler}"), took, None);
+        time(&format!("a weight, by the command line, {scheduler}"), took);
     }
-    time("lb status --json", taken.status, None);
-    time("lb flows --count", taken.count, None);
+    time("lb status --json", taken.status);
+    time("lb flows --count", taken.count);
     #[expect(clippy::cast_precision_loss, reason = "gigabytes at most")]
     let mut memory = |name: &str, bytes: u64| {
         let mebibytes = bytes as f64 / f64::from(1 << 20);
-        report.add(name, Unit::Mebibytes, &[mebibytes], None::<Target>, None);
+        report.add(name, Unit::Mebibytes, &[mebibytes], None, None);
     };
     memory("the daemon's memory", taken.resident);
     memory("the maps' memory", taken.maps);

@@ -1,5 +1,7 @@
 //! New flows a second, by the scheduler that chooses their backends.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use lb_common::abi::Mode;
 use lb_userspace::model::{Limits, Scheduler};
@@ -23,8 +25,9 @@ const SCHEDULERS: [Scheduler; 4] = [
     Scheduler::Maglev,
 ];
 
-/// Measures packets that each open a flow. All schedulers take turns, each with empty tables.
-pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
+/// Measures packets that each open a flow. All schedulers take turns, each with empty tables. After `end` no round begins but
+/// the first.
+pub(crate) fn measure(quick: bool, end: Instant, report: &mut Report) -> Result<()> {
     let (rounds, flows) = if quick { (1, 50_000) } else { (9, 200_000) };
     for backends in BACKENDS {
         report.section(&format!(
@@ -32,8 +35,11 @@ pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {
         ));
         let mut rates = SCHEDULERS.map(|_| Vec::new());
         let mut voids = SCHEDULERS.map(|_| None);
-        for _ in 0..rounds {
+        for round in 0..rounds {
             interrupt::check()?;
+            if round > 0 && Instant::now() > end {
+                break;
+            }
             for ((scheduler, rates), void) in SCHEDULERS.into_iter().zip(&mut rates).zip(&mut voids) {
                 let load = Load {
                     backends,

@@ -17,11 +17,13 @@ use crate::{
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Fewer rounds and points, and no million flows: under three minutes instead of some fifteen.
+    /// The parts that have targets, with fewer rounds and points: eight
+    /// minutes at most, where everything takes up to 35.
     #[arg(long)]
     quick: bool,
-    /// Only some parts: main, new, flows, services, backends, size,
-    /// many-services, schedulers, flood, flip, sweep, memory, scale, http.
+    /// Only some parts: instructions, main, new, flows, http, many-services,
+    /// flood, flip, memory, schedulers, scale, sweep, services,
+    /// backends, size.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the report goes: report.md, report.json and a picture for each group of curves [default: TARGET/bench].
@@ -30,13 +32,14 @@ pub(crate) struct Args {
     /// Also write the figures to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also fill the tables of docs/performance.md, and put the pictures beside it. Wants a quiet machine.
+    /// Also fill the tables of docs/performance.md and README.md, and draw
+    /// the pictures of the former. Wants a quiet machine.
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     docs: bool,
 }
 
-/// Builds and runs `lb-bench`. The exit code is that of failure when a figure is void, not when a target is missed: that
-/// depends on the machine and on what else it does.
+/// Builds and runs `lb-bench`. The exit code is that of failure when a figure is void or a part came to no end, not when a
+/// target is missed: that depends on the machine and on what else it does.
 ///
 /// # Errors
 /// When the machine lacks something, the build fails, or this is not root.
@@ -62,7 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bench.arg("--json").arg(path::absolute(file)?);
     }
     if args.docs {
-        bench.arg("--docs").arg(shell::workspace()?.join("docs"));
+        bench.arg("--docs").arg(shell::workspace()?);
     }
     let status = bench.status().context("cannot start lb-bench")?;
     Ok(if status.success() {

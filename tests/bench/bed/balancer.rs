@@ -281,7 +281,9 @@ fn timeouts() -> Timeouts {
         established: ticks(default.tcp_established),
         fin: ticks(default.tcp_established),
         closing: ticks(default.tcp_closing),
-        udp: ticks(default.udp),
+        // So that no flow ends while others have their turns. An entry is brought up to date no more seldom for that: every four
+        // seconds, as with the default.
+        udp: ticks(default.tcp_established),
     }
 }
 

@@ -18,6 +18,11 @@ pub(crate) fn forward(mut chain: Chain) -> Result<Chain> {
     let file = tempfile::NamedTempFile::new().context("cannot make a file for the rule set")?;
     fs::write(file.path(), rules(&chain))?;
     allow(&chain);
+    // With a million flows in turn, and other contenders' runs in between, it takes long until a flow's next packet.
+    chain
+        .namespace()
+        .sh("echo 3600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
+         echo 3600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream");
     // One next hop for all backends, as where they stand behind a router.
     route(
         &chain,
@@ -72,11 +77,49 @@ fn rules(chain: &Chain) -> String {
     )
 }
 
-/// How many connections the kernel tracks at most, in each namespace. It is the machine's setting: in a namespace of one's
-/// own it can only be read.
+/// How many connections the kernel tracks at most, in each namespace.
 pub(crate) fn most_flows() -> u32 {
-    fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    read(MOST).unwrap_or(0)
+}
+
+const MOST: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
+
+/// Lets the kernel track more connections, with as many buckets to find them in, until it is dropped. Both are settings of the
+/// whole machine: in a network namespace of one's own they can only be read.
+pub(crate) struct Tracking {
+    most: u32,
+    buckets: u32,
+}
+
+impl Tracking {
+    /// Makes room for so many and a fourth more, unless there is.
+    pub(crate) fn raise(flows: u32) -> Option<Self> {
+        let wanted = flows / 4 * 5;
+        let before = Self {
+            most: read(MOST)?,
+            buckets: read(BUCKETS)?,
+        };
+        if before.most >= wanted {
+            return None;
+        }
+        // Where it must not be written, the report says what is not measured for that.
+        fs::write(MOST, wanted.to_string()).ok()?;
+        let _slower_with_fewer = fs::write(BUCKETS, wanted.to_string());
+        Some(before)
+    }
+}
+
+impl Drop for Tracking {
+    fn drop(&mut self) {
+        for (file, value) in [(MOST, self.most), (BUCKETS, self.buckets)] {
+            if let Err(error) = fs::write(file, value.to_string()) {
+                eprintln!("cannot set {file} to {value} again: {error}");
+            }
+        }
+    }
+}
+
+fn read(file: &str) -> Option<u32> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }

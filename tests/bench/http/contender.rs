@@ -15,6 +15,11 @@ use super::{
 /// The name of the way without anything in between, which others are compared with.
 pub(super) const DIRECT: &str = "direct";
 
+/// Plain forwarding, which rates are compared with.
+pub(super) const ROUTING: &str = "kernel routing";
+/// The proxy that processor time is compared with.
+pub(super) const HAPROXY: &str = "HAProxy, TCP mode";
+
 /// Why a contender does not take part.
 #[derive(Debug)]
 pub(super) enum Absence {
@@ -54,7 +59,7 @@ pub(super) const ALL: [(&str, Setup); 7] = [
             seen: Ipv4Addr::new(10, 92, 0, 2),
         }))
     }),
-    ("kernel routing", |bed, number| {
+    (ROUTING, |bed, number| {
         let middle = bed.middle(number, "routing")?;
         kernel::route(bed, &middle)?;
         let first = middle.servers().into_iter().next().context("no server")?;
@@ -75,7 +80,7 @@ pub(super) const ALL: [(&str, Setup); 7] = [
         kernel::ipvs(&middle)?;
         Ok(Contender::new(keeps_client(&middle)).through(middle))
     }),
-    ("HAProxy, TCP mode", |bed, number| {
+    (HAPROXY, |bed, number| {
         let middle = bed.middle(number, "haproxy")?;
         let process = haproxy::start(bed, &middle)?;
         Ok(Contender {

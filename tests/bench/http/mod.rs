@@ -49,15 +49,20 @@ struct Effort {
 }
 
 const QUICK: Effort = Effort {
-    rounds: 2,
-    run: Duration::from_millis(500),
-    budget: Duration::from_secs(23),
+    rounds: 5,
+    run: Duration::from_millis(700),
+    budget: Duration::from_secs(55),
 };
 const FULL: Effort = Effort {
-    rounds: 7,
-    run: Duration::from_millis(2400),
-    budget: Duration::from_secs(230),
+    rounds: 11,
+    run: Duration::from_millis(1500),
+    budget: Duration::from_secs(220),
 };
+
+/// Declares the tables.
+pub(crate) fn declare(report: &mut Report) {
+    results::declare(report);
+}
 
 /// Measures all contenders and adds their figures to the report.
 pub(crate) fn measure(quick: bool, report: &mut Report) -> Result<()> {

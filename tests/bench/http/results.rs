@@ -1,7 +1,7 @@
 //! What was measured: by contender, by what connections are used for, by round.
 
 use super::{
-    contender::{self, DIRECT},
+    contender::{self, DIRECT, HAPROXY, ROUTING},
     wrk::{Pattern, Sample},
 };
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     report::{
         Report, Table,
         figure::{Unit, quantile},
+        goals,
     },
 };
 
@@ -32,6 +33,24 @@ pub(crate) struct Outcome {
     pub(crate) keep_alive: Series,
     /// A connection for each request.
     pub(crate) per_request: Series,
+}
+
+const PATTERNS: [Pattern; 2] = [Pattern::KeepAlive, Pattern::PerRequest];
+
+fn title(pattern: Pattern) -> String {
+    format!("HTTP, {}", pattern.name())
+}
+
+/// Declares a table for each kind.
+pub(super) fn declare(report: &mut Report) {
+    for pattern in PATTERNS {
+        report.table(Table {
+            id: pattern.table().to_owned(),
+            title: title(pattern),
+            rows: "contender",
+            axis: None,
+        });
+    }
 }
 
 /// Measurements of one kind, by round.
@@ -188,19 +207,37 @@ impl Results {
                 report.leave_out(&format!("HTTP through {}", outcome.name), why);
             }
         }
-        for (pattern, title) in [
-            (Pattern::KeepAlive, "HTTP, keep-alive"),
-            (Pattern::PerRequest, "HTTP, a connection per request"),
-        ] {
-            self.print(pattern, title);
-            report.table(Table {
-                id: pattern.table().to_owned(),
-                title: title.to_owned(),
-                rows: "contender",
-                axis: None,
-            });
+        for pattern in PATTERNS {
+            let title = title(pattern);
+            self.print(pattern, &title);
             for column in &COLUMNS {
-                self.section(pattern, title, column, report);
+                self.section(pattern, &title, column, report);
+            }
+            self.compare(pattern, &title, report);
+        }
+    }
+
+    /// `lb` beside plain forwarding, and beside the proxy, by round.
+    fn compare(&self, pattern: Pattern, title: &str, report: &mut Report) {
+        report.section(&format!(
+            "{title}: requests a second, to {ROUTING}; CPU time above direct, to {HAPROXY}"
+        ));
+        for lb in self.contenders.iter().filter(|outcome| outcome.name.starts_with("lb ")) {
+            for (other, column, goal) in [
+                (ROUTING, &COLUMNS[0], goals::http_rate(lb.name, pattern.name())),
+                (HAPROXY, &COLUMNS[5], goals::http_cpu(lb.name, pattern.name())),
+            ] {
+                let Some(other) = self.contenders.iter().find(|outcome| outcome.name == other) else {
+                    continue;
+                };
+                let (own, own_void) = self.values(lb, pattern, column);
+                let (theirs, their_void) = self.values(other, pattern, column);
+                let ratios: Vec<f64> = own.iter().zip(theirs).map(|(own, theirs)| own / theirs).collect();
+                let name = format!("{}, {}, to {}", lb.name, column.title, other.name);
+                let void = own_void.or(their_void);
+                if !ratios.is_empty() {
+                    report.add(&name, Unit::Ratio, &ratios, Some(&goal), void.as_ref());
+                }
             }
         }
     }

@@ -46,6 +46,14 @@ impl Pattern {
             Self::PerRequest => "http-per-request",
         }
     }
+
+    /// As readers see it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "keep-alive",
+            Self::PerRequest => "a connection per request",
+        }
+    }
 }
 
 /// What a run of wrk gave.

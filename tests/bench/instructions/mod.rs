@@ -7,16 +7,70 @@
 mod measure;
 mod path;
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::programs::{ProgramInfo, loaded_programs};
 use lb_userspace::model::Limits;
 use serde_json::{Value, json};
 
-use crate::{bed::balancer::PacketPath, interrupt};
+use crate::{
+    bed::balancer::PacketPath,
+    interrupt,
+    report::{Report, Table, figure::Unit, goals},
+};
 use measure::Meter;
 use path::Path;
+
+/// The figures that the gate compares with.
+const CHECKED_IN: &str = include_str!("figures.toml");
+/// The series of kernels that goals are for.
+const SERIES: &str = "6.1";
+
+const TABLE: &str = "instructions";
+
+/// Declares the table.
+pub(crate) fn declare(report: &mut Report) {
+    report.table(Table {
+        id: TABLE.to_owned(),
+        title: "Instructions per packet above the generator's, as checked in".to_owned(),
+        rows: "path",
+        axis: None,
+    });
+}
+
+/// Figures of one series of kernels.
+#[derive(Debug, serde::Deserialize)]
+struct Taken {
+    kernel: String,
+    instructions: BTreeMap<String, f64>,
+}
+
+/// Adds the figures that are checked in. They are none of this run, and do not depend on this machine.
+///
+/// # Errors
+/// When they are not what `cargo xtask vm instructions --update` writes.
+pub(crate) fn checked_in(report: &mut Report) -> Result<()> {
+    let all: BTreeMap<String, Taken> =
+        toml::from_str(CHECKED_IN).context("cannot understand tests/bench/instructions/figures.toml")?;
+    for (series, taken) in &all {
+        report.section(&format!(
+            "Instructions per packet above the generator's, as checked in, Linux {series} ({})",
+            taken.kernel
+        ));
+        for (path, instructions) in &taken.instructions {
+            let goal = goals::instructions(path);
+            let aloud = series == SERIES && report.has_goal(&goal);
+            let figure = if aloud {
+                report.add(path, Unit::Instructions, &[*instructions], Some(&goal), None)
+            } else {
+                report.put(path, Unit::Instructions, &[*instructions], None)
+            };
+            figure.cell(TABLE, path, &format!("Linux {series}"));
+        }
+    }
+    Ok(())
+}
 
 /// Exit code when all paths were measured and a figure does not count.
 const VOID: u8 = 2;

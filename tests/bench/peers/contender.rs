@@ -12,6 +12,11 @@ use crate::bed::{
     traffic::{Load, Traffic},
 };
 
+/// Bytes of a frame with an MTU of 1500, with the frame check sequence.
+const LARGEST_FRAME: u16 = 1518;
+/// The most that tunnels put before a packet: IPv6, UDP and GUE.
+const LARGEST_OUTER: u16 = 52;
+
 /// What can stand in the middle of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contender {
@@ -88,13 +93,21 @@ impl Contender {
         }
     }
 
+    /// Whether it wraps packets.
+    const fn wraps(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
     /// Why it cannot take part in a scene.
     pub(super) fn excuse(self, scene: &Scene) -> Option<String> {
+        if self.wraps() && scene.load.frame > LARGEST_FRAME - LARGEST_OUTER {
+            return Some("with the tunnel's headers its packets exceed the MTU".to_owned());
+        }
         let most = nftables::most_flows();
         (self == Self::Nftables && scene.flows >= most).then(|| {
             format!(
-                "the kernel tracks {most} connections at most (nf_conntrack_max), which is a setting of the whole machine and \
-                 can only be read in a namespace"
+                "the kernel tracks {most} connections at most (nf_conntrack_max), and that could not be raised: it is a \
+                 setting of the whole machine"
             )
         })
     }
@@ -151,6 +164,8 @@ pub(super) struct Contestant {
     pub(super) contender: Contender,
     body: Body,
     account: Account,
+    /// How many flows take turns.
+    flows: u32,
 }
 
 enum Body {
@@ -178,12 +193,23 @@ impl Contestant {
             contender,
             body,
             account: Account::default(),
+            flows: 0,
         })
     }
 
     /// Has so many flows take turns from now on.
     pub(super) fn flows(&mut self, flows: u32) -> Result<()> {
+        self.flows = flows;
         self.chain().flows(0, flows)
+    }
+
+    /// Takes `lb`'s flows through the pause in which others had their turns. Traffic that goes on has none, and its entries are
+    /// brought up to date every four seconds; after a pause the first packet of each would do that.
+    pub(super) fn resume(&mut self) -> Result<()> {
+        if self.contender.is_lb() {
+            self.send(self.flows)?;
+        }
+        Ok(())
     }
 
     /// Sends frames, and notes what became of them.
@@ -274,6 +300,20 @@ mod tests {
     #[test]
     fn frames_from_elsewhere_void_a_figure() {
         assert!(lost(1000, 1200).is_some());
+    }
+
+    #[test]
+    fn tunnels_are_excused_from_frames_that_leave_them_no_room() {
+        let scene = |frame| Scene {
+            load: Load {
+                frame,
+                ..Load::from(Traffic::UdpV4)
+            },
+            ..Scene::plain(Traffic::UdpV4)
+        };
+        assert!(Contender::Ipip.excuse(&scene(1518)).is_some());
+        assert_eq!(Contender::Ipip.excuse(&scene(1024)), None);
+        assert_eq!(Contender::FullNat.excuse(&scene(1518)), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     contender::{Contender, Scene},
     contest::{self, Effort, Outcome},
-    side_by_side::{NEW_FLOWS, ratio, time_target, title},
+    side_by_side::{NEW_FLOWS, ratio, ratio_goal, time_goal, title},
 };
 use crate::{
     bed::traffic::{Load, Traffic},
@@ -29,6 +29,8 @@ pub(super) enum Vary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Measure {
     Rate,
+    /// Rates over that of a bare redirect.
+    Ratio,
     Gigabits,
     Time,
     Opening,
@@ -75,7 +77,7 @@ impl Vary {
 
     const fn measures(self) -> &'static [Measure] {
         match self {
-            Self::Flows => &[Measure::Rate, Measure::Time],
+            Self::Flows => &[Measure::Rate, Measure::Ratio, Measure::Time],
             Self::Services | Self::Backends => &[Measure::Rate, Measure::Time, Measure::Opening],
             Self::Size => &[Measure::Rate, Measure::Gigabits, Measure::Time],
         }
@@ -94,7 +96,8 @@ impl Vary {
     pub(super) fn points(self, quick: bool, traffic: Traffic) -> Vec<u32> {
         let shortest = u32::from(traffic.shortest());
         match (self, quick) {
-            (Self::Flows, true) => vec![1, 1_000, 100_000],
+            (Self::Flows, true) if traffic == Traffic::UdpV6 => vec![1_000],
+            (Self::Flows, true) => vec![1_000, 100_000, 1_000_000],
             (Self::Flows, false) => vec![1, 1_000, 100_000, 1_000_000],
             (Self::Services, true) => vec![1, 1_000],
             (Self::Services, false) => vec![1, 10, 100, 1_000],
@@ -152,6 +155,7 @@ impl Vary {
         };
         let measure = match measure {
             Measure::Rate => "rate",
+            Measure::Ratio => "ratio",
             Measure::Gigabits => "gigabits",
             Measure::Time => "time",
             Measure::Opening => "opening",
@@ -170,13 +174,15 @@ pub(super) fn declare(report: &mut Report) {
             for &measure in vary.measures() {
                 let title = match measure {
                     Measure::Rate => format!("Packets of established flows, {family}"),
+                    Measure::Ratio => format!("The same over those of a bare redirect, {family}"),
                     Measure::Gigabits => format!("Bits in frames, {family}"),
                     Measure::Time => format!("Program time per packet, {family}"),
                     Measure::Opening => format!("New flows, {family}"),
                 };
                 let id = vary.table(traffic, measure);
-                // Payload is not the programs' business: that picture would be of straight lines.
-                if (vary, measure) != (Vary::Size, Measure::Time) {
+                // Payload is not the programs' business: that picture would be of straight lines. Ratios show in the
+                // picture of rates.
+                if (vary, measure) != (Vary::Size, Measure::Time) && measure != Measure::Ratio {
                     panels.push(id.clone());
                 }
                 tables.push(id.clone());
@@ -209,14 +215,14 @@ pub(super) fn established(vary: Vary, traffic: Traffic, x: u32, effort: Effort, 
     let scene = vary.scene(traffic, x)?;
     report.section(&title(&scene));
     let outcomes = contest::established(&scene, vary.contenders(), effort, report)?;
-    add(vary, &scene, x, &outcomes, true, report);
+    let all: Vec<_> = outcomes.iter().collect();
+    add(vary, &scene, x, &all, true, report);
     let of = |contender| outcomes.iter().find(|outcome| outcome.contender == contender);
     if vary == Vary::Flows
         && traffic == Traffic::UdpV4
-        && x > 1
         && let (Some(balancer), Some(nftables)) = (of(Contender::FullNat), of(Contender::Nftables))
     {
-        ratio(balancer, nftables, None, report);
+        ratio(&scene, balancer, nftables, None, report);
     }
     Ok(())
 }
@@ -228,19 +234,28 @@ pub(super) fn share(vary: Vary, traffic: Traffic, outcomes: &[Outcome], report: 
     };
     let scene = vary.scene(traffic, x)?;
     let contenders = vary.contenders();
-    for outcome in outcomes.iter().filter(|o| contenders.contains(&o.contender)) {
-        add(vary, &scene, x, std::slice::from_ref(outcome), false, report);
-    }
+    let its: Vec<_> = outcomes.iter().filter(|o| contenders.contains(&o.contender)).collect();
+    add(vary, &scene, x, &its, false, report);
     Ok(())
 }
 
-fn add(vary: Vary, scene: &Scene, x: u32, outcomes: &[Outcome], aloud: bool, report: &mut Report) {
+fn add(vary: Vary, scene: &Scene, x: u32, outcomes: &[&Outcome], aloud: bool, report: &mut Report) {
     let traffic = scene.load.traffic;
+    let bare = outcomes.iter().find(|o| o.contender == Contender::BareRedirect);
     for &measure in vary.measures() {
         for outcome in outcomes {
             let name = outcome.contender.name();
-            let (title, unit, samples, target) = match measure {
+            let (title, unit, samples, goal) = match measure {
                 Measure::Rate => (name.to_owned(), Unit::PerSecond, outcome.rates.clone(), None),
+                Measure::Ratio => match bare {
+                    Some(bare) if outcome.contender != bare.contender => (
+                        format!("{name} to {}", bare.contender.name()),
+                        Unit::Ratio,
+                        outcome.over(bare),
+                        Some(ratio_goal(scene, outcome, bare)),
+                    ),
+                    _ => continue,
+                },
                 Measure::Gigabits => (
                     format!("{name}, bits in frames"),
                     Unit::Gigabits,
@@ -251,7 +266,7 @@ fn add(vary: Vary, scene: &Scene, x: u32, outcomes: &[Outcome], aloud: bool, rep
                     format!("{name}, program time"),
                     Unit::Nanoseconds,
                     outcome.times.clone(),
-                    time_target(outcome.contender, scene).filter(|_| vary == Vary::Flows),
+                    (vary == Vary::Flows).then(|| time_goal(outcome.contender, scene)),
                 ),
                 Measure::Opening => continue,
             };
@@ -259,9 +274,12 @@ fn add(vary: Vary, scene: &Scene, x: u32, outcomes: &[Outcome], aloud: bool, rep
                 continue;
             }
             let table = vary.table(traffic, measure);
-            let void = outcome.void.as_ref();
+            let reference = bare.filter(|_| measure == Measure::Ratio);
+            let void = outcome.void.as_ref().or(reference.and_then(|bare| bare.void.as_ref()));
             if aloud {
-                report.add(&title, unit, &samples, target, void).point(&table, x, name);
+                report
+                    .add(&title, unit, &samples, goal.as_deref(), void)
+                    .point(&table, x, name);
             } else {
                 report.put(&title, unit, &samples, void).point(&table, x, name);
             }

@@ -5,13 +5,20 @@ mod contest;
 mod curves;
 mod side_by_side;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use contest::Effort;
 use curves::Vary;
 
-use crate::{bed::traffic::Traffic, report::Report};
+use crate::{
+    bed::{nftables::Tracking, traffic::Traffic},
+    parts::{Part, Run},
+    report::Report,
+};
+
+/// Connections that the kernel has to track.
+const MOST_FLOWS: u32 = 1_000_000;
 
 /// The table in which everybody stands, HTTP included, by a name and with columns of the caller's.
 pub(crate) const MAIN_TABLE: &str = side_by_side::table(Traffic::UdpV4);
@@ -22,16 +29,13 @@ struct Plan {
     main_opening: Effort,
     point: Effort,
     point_opening: Effort,
-    /// No point of a curve begins after this.
-    budget: Duration,
 }
 
 const QUICK: Plan = Plan {
     main: effort(5, 3, 300_000),
     main_opening: effort(3, 3, 0),
-    point: effort(3, 1, 150_000),
+    point: effort(3, 1, 200_000),
     point_opening: effort(1, 0, 0),
-    budget: Duration::from_secs(75),
 };
 
 const FULL: Plan = Plan {
@@ -39,7 +43,6 @@ const FULL: Plan = Plan {
     main_opening: effort(9, 20, 0),
     point: effort(7, 3, 500_000),
     point_opening: effort(5, 6, 0),
-    budget: Duration::from_secs(450),
 };
 
 const fn effort(rounds: u32, seconds: u64, frames: u32) -> Effort {
@@ -47,40 +50,8 @@ const fn effort(rounds: u32, seconds: u64, frames: u32) -> Effort {
         rounds,
         patience: Duration::from_secs(seconds),
         frames,
+        end: None,
     }
-}
-
-/// What can be measured by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Part {
-    /// Established flows side by side.
-    Main,
-    /// New flows side by side.
-    New,
-    /// Curves over the number of flows.
-    Flows,
-    /// Curves over the number of services.
-    Services,
-    /// Curves over the number of backends.
-    Backends,
-    /// Curves over the size of packets.
-    Size,
-    /// A thousand services beside one.
-    ManyServices,
-    /// New flows by scheduler.
-    Schedulers,
-    /// Connections in a flood of SYNs.
-    Flood,
-    /// From a verdict to the maps.
-    Flip,
-    /// The walk over the flow tables.
-    Sweep,
-    /// Memory of the maps.
-    Memory,
-    /// A daemon with many services, backends and flows.
-    Scale,
-    /// HTTP through lb and others.
-    Http,
 }
 
 const CURVES: [(Part, Vary); 4] = [
@@ -90,57 +61,83 @@ const CURVES: [(Part, Vary); 4] = [
     (Part::Size, Vary::Size),
 ];
 
-/// Measures the parts that are wanted; a quick run has fewer rounds and points.
-pub(crate) fn measure(quick: bool, wanted: impl Fn(Part) -> bool, report: &mut Report) -> Result<()> {
-    let plan = if quick { QUICK } else { FULL };
+/// Declares tables and pictures.
+pub(crate) fn declare(report: &mut Report) {
     side_by_side::declare(report);
     curves::declare(report);
-    if wanted(Part::Main) {
-        let mut families = Vec::new();
-        for traffic in [Traffic::UdpV4, Traffic::UdpV6] {
-            let outcomes = side_by_side::established(traffic, plan.main, report)?;
-            for (_, vary) in CURVES.iter().filter(|(part, _)| wanted(*part)) {
-                curves::share(*vary, traffic, &outcomes, report)?;
-            }
-            families.push(outcomes);
-        }
-        if let [ipv4, ipv6] = families.as_slice() {
-            side_by_side::families(ipv4, ipv6, report);
-        }
-    }
-    if wanted(Part::New) {
-        side_by_side::opening(plan.main_opening, report)?;
-    }
-    for (_, vary) in CURVES.iter().filter(|(part, _)| wanted(*part)) {
-        curve(*vary, quick, wanted(Part::Main), &plan, report)?;
-    }
-    if quick {
-        let what = "a million flows, and most points of the curves";
-        report.leave_out(what, "this was a quick run");
-    }
-    report.leave_out(
-        "services and backends over IPv6",
-        "the tables of services, slots and backends are those of IPv4, but for the address in a service's key",
-    );
-    Ok(())
 }
 
-fn curve(vary: Vary, quick: bool, has_main: bool, plan: &Plan, report: &mut Report) -> Result<()> {
-    for &traffic in vary.families() {
-        let shared = vary.plain(traffic).filter(|_| has_main);
-        for x in vary.points(quick, traffic) {
-            if shared == Some(x) {
-                continue;
-            }
-            if report.elapsed() > plan.budget {
-                let why =
-                    "this machine is too slow, or too busy, to come so far in time; `--only` measures it by itself";
-                report.leave_out(&curves::describe(vary, traffic, x), why);
-                continue;
-            }
-            curves::established(vary, traffic, x, plan.point, report)?;
-            curves::opening(vary, traffic, x, plan.point_opening, report)?;
+/// The contest's parts.
+pub(crate) struct Peers<'a> {
+    run: &'a Run,
+    plan: Plan,
+    /// Whether the plain scenes were measured, which are points of the curves as well.
+    has_main: bool,
+    /// Lets the kernel track as many connections as are needed.
+    _tracking: Option<Tracking>,
+}
+
+impl<'a> Peers<'a> {
+    /// Before anything is measured.
+    pub(crate) fn new(run: &'a Run) -> Self {
+        Self {
+            run,
+            plan: if run.quick { QUICK } else { FULL },
+            has_main: false,
+            _tracking: Tracking::raise(MOST_FLOWS),
         }
     }
-    Ok(())
+
+    /// Measures a part. After `end` points have one round, and none of a curve is begun.
+    pub(crate) fn measure(&mut self, part: Part, end: Instant, report: &mut Report) -> Result<()> {
+        match part {
+            Part::Main => self.main(end, report),
+            Part::New => side_by_side::opening(self.plan.main_opening.until(end), report),
+            part => {
+                let curves = CURVES.iter().filter(|(curve, _)| *curve == part);
+                for (_, vary) in curves {
+                    self.curve(*vary, end, report)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Everyone side by side. Curves of the same run have their points of it.
+    fn main(&mut self, end: Instant, report: &mut Report) -> Result<()> {
+        for traffic in [Traffic::UdpV4, Traffic::UdpV6] {
+            let outcomes = side_by_side::established(traffic, self.plan.main.until(end), report)?;
+            for (_, vary) in CURVES.iter().filter(|(part, _)| self.run.wants(*part)) {
+                curves::share(*vary, traffic, &outcomes, report)?;
+            }
+        }
+        self.has_main = true;
+        side_by_side::families(if self.run.quick { 3 } else { 9 }, report)
+    }
+
+    fn curve(&self, vary: Vary, end: Instant, report: &mut Report) -> Result<()> {
+        if matches!(vary, Vary::Services | Vary::Backends) {
+            report.leave_out(
+                "services and backends over IPv6",
+                "the tables of services, slots and backends are those of IPv4, but for the address in a service's key",
+            );
+        }
+        for &traffic in vary.families() {
+            let shared = vary.plain(traffic).filter(|_| self.has_main);
+            for x in vary.points(self.run.quick, traffic) {
+                if shared == Some(x) {
+                    continue;
+                }
+                if Instant::now() > end {
+                    let why =
+                        "this machine is too slow, or too busy, to come so far in time; `--only` measures it by itself";
+                    report.leave_out(&curves::describe(vary, traffic, x), why);
+                    continue;
+                }
+                curves::established(vary, traffic, x, self.plan.point.until(end), report)?;
+                curves::opening(vary, traffic, x, self.plan.point_opening.until(end), report)?;
+            }
+        }
+        Ok(())
+    }
 }

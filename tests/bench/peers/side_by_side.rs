@@ -10,8 +10,8 @@ use crate::{
     bed::traffic::Traffic,
     report::{
         Report, Table,
-        figure::{Target, Unit},
-        thousands,
+        figure::{Unit, medians},
+        goals, thousands,
     },
 };
 
@@ -61,7 +61,7 @@ pub(super) fn established(traffic: Traffic, effort: Effort, report: &mut Report)
     }
     if let Some(bare) = rates_of(Contender::BareRedirect) {
         for outcome in &outcomes {
-            ratio(outcome, bare, Some(table(traffic)), report);
+            ratio(&scene, outcome, bare, Some(table(traffic)), report);
         }
     }
     for outcome in outcomes.iter().filter(|outcome| !outcome.times.is_empty()) {
@@ -71,7 +71,7 @@ pub(super) fn established(traffic: Traffic, effort: Effort, report: &mut Report)
                 &format!("{name}, program time"),
                 Unit::Nanoseconds,
                 &outcome.times,
-                time_target(outcome.contender, &scene),
+                Some(&time_goal(outcome.contender, &scene)),
                 outcome.void.as_ref(),
             )
             .cell(table(traffic), name, "program time");
@@ -83,18 +83,44 @@ pub(super) fn established(traffic: Traffic, effort: Effort, report: &mut Report)
     }
     if let Some(nftables) = rates_of(Contender::Nftables) {
         let balancers = outcomes.iter().filter(|o| o.contender == Contender::FullNat);
-        balancers.for_each(|outcome| ratio(outcome, nftables, None, report));
+        balancers.for_each(|outcome| ratio(&scene, outcome, nftables, None, report));
     }
     Ok(outcomes)
 }
 
-/// A scene as a section's title.
-pub(super) fn title(scene: &Scene) -> String {
+/// A scene's family and number of flows, as goals have them.
+fn circumstances(scene: &Scene) -> (&'static str, String) {
     let family = match scene.load.traffic {
+        Traffic::UdpV4 | Traffic::SynV4 | Traffic::AckV4 => "IPv4",
+        Traffic::UdpV6 => "IPv6",
+    };
+    (family, thousands(scene.flows))
+}
+
+/// The name of a ratio among goals.
+pub(super) fn ratio_goal(scene: &Scene, one: &Outcome, other: &Outcome) -> String {
+    let (family, flows) = circumstances(scene);
+    goals::ratio(one.contender.name(), other.contender.name(), family, &flows)
+}
+
+/// The name of a time among goals.
+pub(super) fn time_goal(contender: Contender, scene: &Scene) -> String {
+    let (family, flows) = circumstances(scene);
+    goals::time(contender.name(), family, &flows)
+}
+
+/// Transport and family.
+const fn family(traffic: Traffic) -> &'static str {
+    match traffic {
         Traffic::UdpV4 => "UDP over IPv4",
         Traffic::SynV4 | Traffic::AckV4 => "TCP over IPv4",
         Traffic::UdpV6 => "UDP over IPv6",
-    };
+    }
+}
+
+/// A scene as a section's title.
+pub(super) fn title(scene: &Scene) -> String {
+    let family = family(scene.load.traffic);
     let plural = |number: u32, noun: &str| {
         let ending = if number == 1 { "" } else { "s" };
         format!("{} {noun}{ending}", thousands(number))
@@ -110,19 +136,14 @@ pub(super) fn title(scene: &Scene) -> String {
 }
 
 /// Adds one's rate over another's, by round.
-pub(super) fn ratio(one: &Outcome, other: &Outcome, table: Option<&str>, report: &mut Report) {
-    let ratios: Vec<f64> = one.rates.iter().zip(&other.rates).map(|(a, b)| a / b).collect();
-    let target = match (one.contender, other.contender) {
-        (Contender::FullNat, Contender::BareRedirect) => Some(Target::AtLeast(0.75)),
-        (Contender::FullNat, Contender::Nftables) => Some(Target::AtLeast(5.0)),
-        _ => None,
-    };
+pub(super) fn ratio(scene: &Scene, one: &Outcome, other: &Outcome, table: Option<&str>, report: &mut Report) {
     let name = one.contender.name();
+    let goal = ratio_goal(scene, one, other);
     let figure = report.add(
         &format!("{name} to {}", other.contender.name()),
         Unit::Ratio,
-        &ratios,
-        target,
+        &one.over(other),
+        Some(&goal),
         one.void.as_ref().or(other.void.as_ref()),
     );
     if let Some(table) = table {
@@ -148,41 +169,23 @@ fn net_time(one: &Outcome, bare: &Outcome, table: &str, report: &mut Report) {
         .cell(table, name, "program time less bare XDP_TX");
 }
 
-/// Adds what each mode takes over IPv6, by what it takes over IPv4.
-pub(super) fn families(ipv4: &[Outcome], ipv6: &[Outcome], report: &mut Report) {
-    report.section("IPv6 to IPv4, program time");
-    for (four, six) in ipv4.iter().zip(ipv6) {
-        if four.contender != six.contender || !four.contender.is_lb() {
-            continue;
-        }
-        let ratios: Vec<f64> = six
-            .times
-            .iter()
-            .zip(&four.times)
-            .map(|(six, four)| six / four)
-            .collect();
-        let void = four.void.as_ref().or(six.void.as_ref());
+/// Measures what each mode takes over IPv6, by what it takes over IPv4.
+pub(super) fn families(samples: usize, report: &mut Report) -> Result<()> {
+    const TURNS: usize = 25;
+    report.section("IPv6 to IPv4, program time, 1,000 flows");
+    let turns = u32::try_from(samples * TURNS)?;
+    let scenes = [Scene::plain(Traffic::UdpV6), Scene::plain(Traffic::UdpV4)];
+    for contender in Contender::ALL.into_iter().filter(|contender| contender.is_lb()) {
+        let (ratios, void) = contest::times_by_turn(scenes.each_ref(), contender, turns)?;
         report.add(
-            four.contender.name(),
+            contender.name(),
             Unit::Ratio,
-            &ratios,
-            Some(Target::AtMost(1.15)),
-            void,
+            &medians(&ratios, TURNS),
+            Some(&goals::families(contender.name())),
+            void.as_ref(),
         );
     }
-}
-
-/// What `full-nat` should take, and what every mode should at most: the time of Katran's program, measured on a machine whose
-/// bare programs showed 23 ns.
-pub(super) fn time_target(contender: Contender, scene: &Scene) -> Option<Target> {
-    match (contender, scene.load.traffic, scene.flows) {
-        (Contender::FullNat, Traffic::UdpV4, 1_000) => Some(Target::AtMost(80.0)),
-        (Contender::FullNat, Traffic::UdpV4, 100_000) => Some(Target::AtMost(260.0)),
-        (lb, Traffic::UdpV4, 1_000) if lb.is_lb() => Some(Target::AtMost(117.0)),
-        (lb, Traffic::UdpV4, 100_000) if lb.is_lb() => Some(Target::AtMost(291.0)),
-        (lb, Traffic::UdpV4, 1_000_000) if lb.is_lb() => Some(Target::AtMost(349.0)),
-        _ => None,
-    }
+    Ok(())
 }
 
 /// Measures new flows a second.
@@ -199,10 +202,15 @@ pub(super) fn opening(effort: Effort, report: &mut Report) -> Result<()> {
         report.section(&format!("New: {}", title(&scene)));
         for outcome in contest::opening(&scene, &Contender::BALANCERS, effort, report)? {
             let name = outcome.contender.name();
-            let wanted = outcome.contender == Contender::FullNat && traffic != Traffic::UdpV6;
-            let target = wanted.then_some(Target::AtLeast(500_000.0));
+            let goal = goals::opening(name, family(traffic));
             report
-                .add(name, Unit::PerSecond, &outcome.rates, target, outcome.void.as_ref())
+                .add(
+                    name,
+                    Unit::PerSecond,
+                    &outcome.rates,
+                    Some(&goal),
+                    outcome.void.as_ref(),
+                )
                 .cell(table(traffic), name, column);
         }
     }

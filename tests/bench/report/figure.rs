@@ -14,10 +14,19 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn met(self, value: f64) -> bool {
+    /// Whether a value reaches it.
+    pub(super) fn met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
+        }
+    }
+
+    /// As it is written in tables.
+    pub(super) fn write(self, unit: Unit) -> String {
+        match self {
+            Self::AtLeast(bound) => format!("≥ {}", unit.write(bound)),
+            Self::AtMost(bound) => format!("≤ {}", unit.write(bound)),
         }
     }
 }
@@ -41,6 +50,10 @@ pub(crate) enum Unit {
     Mebibytes,
     /// One rate over another.
     Ratio,
+    /// Instructions for a packet.
+    Instructions,
+    /// Bytes, of small things.
+    Bytes,
 }
 
 impl Unit {
@@ -57,6 +70,8 @@ impl Unit {
             Self::Milliseconds => format!("{value:.1} ms"),
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::Ratio => format!("{value:.2}"),
+            Self::Instructions => format!("{value:.0}"),
+            Self::Bytes => format!("{value:.0} bytes"),
         }
     }
 
@@ -70,6 +85,8 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::Ratio => "ratio",
+            Self::Instructions => "instructions",
+            Self::Bytes => "bytes",
         }
     }
 }
@@ -77,6 +94,8 @@ impl Unit {
 /// One figure of the report, and where in its tables it stands.
 #[derive(Debug)]
 pub(crate) struct Figure {
+    /// The part of the measurement.
+    pub(super) part: &'static str,
     pub(super) section: String,
     pub(super) name: String,
     pub(super) unit: Unit,
@@ -86,6 +105,8 @@ pub(crate) struct Figure {
     /// How many measurements it is the median of.
     pub(super) rounds: usize,
     pub(super) target: Option<Target>,
+    /// The goal that it is for.
+    pub(super) goal: Option<String>,
     pub(super) void: Option<String>,
     pub(super) places: Vec<Place>,
 }
@@ -96,6 +117,7 @@ impl Figure {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         Self {
+            part: "",
             section: section.to_owned(),
             name: name.to_owned(),
             unit,
@@ -104,6 +126,7 @@ impl Figure {
             most: quantile(&sorted, 1.0),
             rounds: samples.len(),
             target: None,
+            goal: None,
             void: None,
             places: Vec::new(),
         }
@@ -144,12 +167,8 @@ impl Figure {
     }
 
     /// The target as it is written in tables.
-    pub(super) fn goal(&self) -> Option<String> {
-        let (sign, bound) = match self.target? {
-            Target::AtLeast(bound) => ("≥", bound),
-            Target::AtMost(bound) => ("≤", bound),
-        };
-        Some(format!("{sign} {}", self.unit.write(bound)))
+    pub(super) fn bound(&self) -> Option<String> {
+        Some(self.target?.write(self.unit))
     }
 
     /// A line of the terminal.
@@ -164,7 +183,7 @@ impl Figure {
             self.name,
             self.written(),
             self.spread().unwrap_or_default(),
-            self.goal().unwrap_or_default()
+            self.bound().unwrap_or_default()
         );
         match &self.void {
             Some(reason) => format!("{line}\n    VOID: {reason}"),
@@ -181,7 +200,7 @@ impl Figure {
         };
         let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
         json!({
-            "section": self.section, "name": self.name, "unit": self.unit.name(), "rounds": self.rounds,
+            "part": self.part, "section": self.section, "goal": self.goal, "name": self.name, "unit": self.unit.name(), "rounds": self.rounds,
             "median": self.value, "least": self.least, "most": self.most,
             "target_at_least": at_least, "target_at_most": at_most,
             "met": self.target.map(|_| self.met()), "void": self.void, "places": places,
@@ -202,9 +221,24 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted.get(rank.min(last)).copied().unwrap_or(f64::NAN)
 }
 
+/// The median of each group of values that come one after the other: what hits some values alone is outvoted.
+pub(crate) fn medians(values: &[f64], group: usize) -> Vec<f64> {
+    let median = |group: &[f64]| {
+        let mut sorted = group.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        quantile(&sorted, 0.5)
+    };
+    values.chunks(group).map(median).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_was_disturbed_is_outvoted() {
+        assert_eq!(medians(&[1.0, 9.0, 1.0, 0.1, 1.0, 1.0], 3), [1.0, 1.0]);
+    }
 
     #[test]
     fn a_figure_is_the_median_with_its_spread() {

@@ -2,7 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{Plot, Report, figure::Figure, table::Grid};
+use super::{
+    Plot, Report,
+    figure::Figure,
+    goals,
+    summary::{self, Verdict},
+    table::{Grid, Row, thousands},
+};
 use crate::machine::Conditions;
 
 const METHOD: &str = "\
@@ -35,6 +41,12 @@ pub(super) fn document(report: &Report, conditions: &Conditions) -> String {
             section(&mut text, plot.title, &body);
         }
     }
+    for part in &report.parts {
+        let body = list(report, part);
+        if body != ABSENT {
+            section(&mut text, &format!("Also: {part}"), &body);
+        }
+    }
     section(&mut text, "Targets", &targets(report));
     section(&mut text, "Void", &void(report));
     section(&mut text, "Not measured", &left_out(report));
@@ -52,14 +64,17 @@ pub(super) fn blocks(report: &Report, conditions: &Conditions, pictures: &str) -
         let body = curves(plot, &measured, pictures).unwrap_or_else(|| ABSENT.to_owned());
         (plot.file.to_owned(), body)
     });
+    let parts = report.parts.iter().map(|part| ((*part).to_owned(), list(report, part)));
     let others = [
         ("machine", conditions.to_string()),
+        ("medians", medians(report)),
+        ("first-page", first_page(report)),
         ("targets", targets(report)),
         ("void", void(report)),
         ("not-measured", left_out(report)),
     ];
     let others = others.into_iter().map(|(name, block)| (name.to_owned(), block));
-    tables.chain(curves).chain(others).collect()
+    tables.chain(curves).chain(parts).chain(others).collect()
 }
 
 fn section(text: &mut String, title: &str, body: &str) {
@@ -122,31 +137,163 @@ fn cell(figure: &Figure) -> String {
 }
 
 fn targets(report: &Report) -> String {
-    let (met, missed) = report.targets();
-    let mut text = format!("{} of {} targets met.\n", met.len(), met.len() + missed.len());
-    if !met.is_empty() || !missed.is_empty() {
-        text.push_str("\n| figure | target | measured | |\n|---|---:|---:|---|\n");
-    }
-    for figure in report.figures.iter().filter(|figure| figure.target.is_some()) {
-        let verdict = if figure.met() { "met" } else { "**missed**" };
+    let mut text = format!(
+        "{}.\n\n| | target | reached | |\n|---|---:|---:|---|\n",
+        summary::count(report)
+    );
+    for (goal, figure) in report.results() {
+        let verdict = match Verdict::of(goal, figure) {
+            Verdict::Missed => "**missed**",
+            other => other.as_str(),
+        };
         let _ = writeln!(
             text,
-            "| {}: {} | {} | {} | {verdict} |",
-            figure.section,
-            figure.name,
-            figure.goal().unwrap_or_default(),
-            cell(figure)
+            "| {} | {} | {} | {verdict} |",
+            goal.key,
+            goal.target.write(goal.unit),
+            figure.map_or_else(|| "–".to_owned(), cell)
         );
     }
     text
 }
 
+/// Everything of a part that has no table of its own.
+fn list(report: &Report, part: &str) -> String {
+    let mut text = String::new();
+    let mut section = None;
+    let figures = report
+        .figures
+        .iter()
+        .filter(|figure| figure.part == part && figure.places.is_empty());
+    for figure in figures {
+        if section != Some(&figure.section) {
+            section = Some(&figure.section);
+            let _ = write!(
+                text,
+                "\n{}:\n\n| | median | least to most | target |\n|---|---:|---:|---:|\n",
+                figure.section
+            );
+        }
+        let value = match &figure.void {
+            Some(_) => "void".to_owned(),
+            None => format!("**{}**", figure.written()),
+        };
+        let (spread, bound) = (figure.spread().unwrap_or_default(), figure.bound().unwrap_or_default());
+        let _ = writeln!(text, "| {} | {value} | {spread} | {bound} |", figure.name);
+    }
+    if text.is_empty() { ABSENT.to_owned() } else { text }
+}
+
+/// Medians of what counts most, over the number of flows: rates, program times, new flows.
+fn medians(report: &Report) -> String {
+    let contenders = Columns::of(report, "flows-ipv4-rate");
+    let flows = [1_000, 100_000, 1_000_000];
+    let mut text = "| IPv4, UDP, 64 bytes |".to_owned();
+    for heading in ["flows", "flows, to bare redirect", "flows, program time"] {
+        for x in flows {
+            let _ = write!(text, " {} {heading} |", thousands(x));
+        }
+    }
+    let _ = writeln!(text, " new flows |\n|---|{}", "---:|".repeat(3 * flows.len() + 1));
+    for contender in &contenders.0 {
+        let _ = write!(text, "| {} |", label(contender));
+        for table in ["flows-ipv4-rate", "flows-ipv4-ratio", "flows-ipv4-time"] {
+            for x in flows {
+                let _ = write!(text, " {} |", median(report, table, &Row::At(x), contender));
+            }
+        }
+        let row = Row::Named((*contender).to_owned());
+        let _ = writeln!(text, " {} |", median(report, "main-ipv4", &row, "new flows, UDP"));
+    }
+    if contenders.0.is_empty() {
+        ABSENT.to_owned()
+    } else {
+        text
+    }
+}
+
+/// What the first page shows: rates over the number of flows, new flows, and HTTP.
+fn first_page(report: &Report) -> String {
+    let contenders = Columns::of(report, "flows-ipv4-rate");
+    if contenders.0.is_empty() {
+        return ABSENT.to_owned();
+    }
+    let mut text = "| |".to_owned();
+    for contender in &contenders.0 {
+        let _ = write!(text, " {} |", label(contender));
+    }
+    let _ = write!(text, "\n|---|{}", "---:|".repeat(contenders.0.len()));
+    for x in [1_000, 100_000, 1_000_000] {
+        let _ = write!(text, "\n| {} flows |", thousands(x));
+        for contender in &contenders.0 {
+            let _ = write!(text, " {} |", median(report, "flows-ipv4-rate", &Row::At(x), contender));
+        }
+    }
+    for (what, table, column) in [
+        ("new flows", "main-ipv4", "new flows, UDP"),
+        (
+            "HTTP, CPU per 1000 requests above direct",
+            "http-keep-alive",
+            "above direct",
+        ),
+        ("the same, a connection per request", "http-per-request", "above direct"),
+    ] {
+        let _ = write!(text, "\n| {what} |");
+        for contender in &contenders.0 {
+            let row = Row::Named((*contender).to_owned());
+            let _ = write!(text, " {} |", median(report, table, &row, column));
+        }
+    }
+    let haproxy = Row::Named("HAProxy, TCP mode".to_owned());
+    let above = |table| median(report, table, &haproxy, "above direct");
+    let _ = write!(
+        text,
+        "\n\nThrough HAProxy in TCP mode the requests take {} and {} above direct.",
+        above("http-keep-alive"),
+        above("http-per-request")
+    );
+    let memory = report.results().find(|(goal, _)| goal.key == goals::MEMORY);
+    if let Some(maps) = memory.and_then(|(_, figure)| figure) {
+        let _ = write!(
+            text,
+            " The maps take {} of kernel memory by default, nearly all of it flow tables.",
+            maps.written()
+        );
+    }
+    text
+}
+
+/// The columns of a table.
+struct Columns<'a>(Vec<&'a str>);
+
+impl<'a> Columns<'a> {
+    fn of(report: &'a Report, table: &str) -> Self {
+        let grid = report.grids().find(|grid| grid.table.id == table);
+        Self(grid.map_or_else(Vec::new, |grid| grid.columns))
+    }
+}
+
+/// A contender in a table of others' names.
+fn label(contender: &str) -> String {
+    contender
+        .strip_prefix("lb ")
+        .map_or_else(|| contender.to_owned(), |mode| format!("`lb` {mode}"))
+}
+
+/// A cell of another table, without its spread.
+fn median(report: &Report, table: &str, row: &Row, column: &str) -> String {
+    let grid = report.grids().find(|grid| grid.table.id == table);
+    match grid.and_then(|grid| grid.at(row, column)) {
+        None => "–".to_owned(),
+        Some(figure) if figure.void.is_some() => "void".to_owned(),
+        Some(figure) => figure.written(),
+    }
+}
+
 fn void(report: &Report) -> String {
     let mut text = String::new();
-    for figure in &report.figures {
-        if let Some(reason) = &figure.void {
-            let _ = writeln!(text, "- {}: {}: {reason}", figure.section, figure.name);
-        }
+    for (why, figures) in summary::voids(report) {
+        let _ = writeln!(text, "- {}: {why}", figures.join("; "));
     }
     if text.is_empty() {
         return "No figure is void.".to_owned();
@@ -159,6 +306,9 @@ fn left_out(report: &Report) -> String {
     for (what, why) in &report.left_out {
         let _ = writeln!(text, "- {what}: {why}");
     }
+    for (part, why) in &report.failed {
+        let _ = writeln!(text, "- {part} came to no end: {why}");
+    }
     if text.is_empty() {
         return "Everything that this report has a place for was measured.".to_owned();
     }
@@ -169,7 +319,7 @@ fn left_out(report: &Report) -> String {
 mod tests {
     use super::{
         super::{
-            figure::{Target, Unit},
+            figure::Unit,
             table::{Axis, Table},
         },
         *,
@@ -177,6 +327,7 @@ mod tests {
 
     fn report() -> Report {
         let mut report = Report::new(true);
+        report.list("sweep");
         report.table(Table {
             id: "main".to_owned(),
             title: "Side by side".to_owned(),
@@ -203,14 +354,14 @@ mod tests {
             axis: None,
         });
         report.section("Established");
-        let target = Some(Target::AtLeast(1e6));
+        let goal = goals::opening("lb full-nat", "UDP over IPv4");
         report
-            .add("lb", Unit::PerSecond, &[2e6, 3e6, 4e6], target, None)
+            .add("lb", Unit::PerSecond, &[2e6, 3e6, 4e6], Some(&goal), None)
             .cell("main", "lb", "packets")
             .point("flows-rate", 1000, "lb");
         let lost = "of 10 frames 3 arrived".to_owned();
         report
-            .add("routing", Unit::PerSecond, &[1e6], target, Some(&lost))
+            .add("routing", Unit::PerSecond, &[1e6], None, Some(&lost))
             .cell("main", "routing", "packets");
         report.leave_out("nftables with a million flows", "the kernel tracks fewer");
         report
@@ -225,7 +376,7 @@ mod tests {
         assert!(!text.contains("Empty"), "{text}");
         assert!(text.find("Side by side") < text.find("Over flows"));
         assert!(text.contains("- Established: routing: of 10 frames 3 arrived"));
-        assert!(text.contains("1 of 2 targets met."));
+        assert!(text.contains("1 of ") && text.contains("targets met"));
         assert!(text.contains("- nftables with a million flows: the kernel tracks fewer"));
     }
 
@@ -240,7 +391,10 @@ mod tests {
                 "flows-rate",
                 "empty",
                 "flows",
+                "sweep",
                 "machine",
+                "medians",
+                "first-page",
                 "targets",
                 "void",
                 "not-measured"

@@ -2,18 +2,17 @@
 
 mod docs;
 pub(crate) mod figure;
+pub(crate) mod goals;
 mod markdown;
 mod plot;
+mod summary;
 mod table;
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
-use figure::{Figure, Target, Unit};
+use figure::{Figure, Unit};
+use goals::Goal;
 use serde_json::{Value, json};
 use table::Grid;
 pub(crate) use table::{Axis, Table, thousands};
@@ -25,12 +24,18 @@ use crate::machine::Conditions;
 pub(crate) struct Report {
     begin: Instant,
     quick: bool,
+    part: &'static str,
     section: String,
+    goals: Vec<Goal>,
     figures: Vec<Figure>,
     tables: Vec<Table>,
     plots: Vec<Plot>,
+    /// Parts whose figures are shown as lists.
+    parts: Vec<&'static str>,
     /// What was not measured, and why.
     left_out: Vec<(String, String)>,
+    /// Parts that came to no end, and why.
+    failed: Vec<(&'static str, String)>,
 }
 
 /// A picture of several curves.
@@ -54,12 +59,27 @@ impl Report {
         Self {
             begin: Instant::now(),
             quick,
+            part: "",
             section: String::new(),
+            goals: goals::all(),
             figures: Vec::new(),
             tables: Vec::new(),
             plots: Vec::new(),
+            parts: Vec::new(),
             left_out: Vec::new(),
+            failed: Vec::new(),
         }
+    }
+
+    /// What is added from now on belongs to a part.
+    pub(crate) const fn part(&mut self, name: &'static str) {
+        self.part = name;
+    }
+
+    /// Says that the part at hand came to no end. What it has added so far stays.
+    pub(crate) fn fail(&mut self, why: String) {
+        println!("  FAILED: {}: {why}", self.part);
+        self.failed.push((self.part, why));
     }
 
     /// Declares a table; tables are shown in this order.
@@ -72,9 +92,9 @@ impl Report {
         self.plots.push(plot);
     }
 
-    /// How long it has taken so far.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begin.elapsed()
+    /// Declares a part whose figures are shown as a list, except those that stand in a table.
+    pub(crate) fn list(&mut self, part: &'static str) {
+        self.parts.push(part);
     }
 
     /// Starts a section.
@@ -90,25 +110,37 @@ impl Report {
         );
     }
 
-    /// Adds the median of several measurements. `void` says why they do not count. Returns the figure, to be put into
-    /// tables.
+    /// Adds the median of several measurements. `goal` is its [name among goals](goals), of which it may be none; `void` says
+    /// why they do not count. Returns the figure, to be put into tables.
     pub(crate) fn add(
         &mut self,
         name: &str,
         unit: Unit,
         samples: &[f64],
-        target: Option<Target>,
+        goal: Option<&str>,
         void: Option<&String>,
     ) -> &mut Figure {
+        let goal = self
+            .goals
+            .iter()
+            .find(|known| Some(known.key.as_str()) == goal)
+            .cloned();
         let figure = self.put(name, unit, samples, void);
-        figure.target = target;
+        figure.target = goal.as_ref().map(|goal| goal.target);
+        figure.goal = goal.map(|goal| goal.key);
         println!("{}", figure.line());
         figure
     }
 
-    /// Adds a median that the terminal has seen already, under another name.
+    /// Whether there is a goal of that name.
+    pub(crate) fn has_goal(&self, key: &str) -> bool {
+        self.goals.iter().any(|goal| goal.key == key)
+    }
+
+    /// Adds a median that the terminal need not see, or has seen under another name.
     pub(crate) fn put(&mut self, name: &str, unit: Unit, samples: &[f64], void: Option<&String>) -> &mut Figure {
         let mut figure = Figure::new(&self.section, name, unit, samples);
+        figure.part = self.part;
         figure.void = void.cloned();
         self.figures.push_mut(figure)
     }
@@ -122,24 +154,20 @@ impl Report {
         }
     }
 
-    /// Whether any figure does not count.
-    pub(crate) fn has_void(&self) -> bool {
-        self.figures.iter().any(|figure| figure.void.is_some())
+    /// Whether all parts came to their ends and every figure counts.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.failed.is_empty() && self.figures.iter().all(|figure| figure.void.is_none())
     }
 
-    /// Prints how many targets were met, and names those that were not.
+    /// Prints every goal beside what was reached, and what went wrong.
     pub(crate) fn summarize(&self) {
-        let (met, missed) = self.targets();
-        println!("{} of {} targets met", met.len(), met.len() + missed.len());
-        for figure in missed {
-            println!("  {}: {}", figure.section, figure.line().trim());
-        }
+        print!("{}", summary::lines(self));
     }
 
-    /// Figures that reach their targets, and those that do not.
-    fn targets(&self) -> (Vec<&Figure>, Vec<&Figure>) {
-        let with_target = self.figures.iter().filter(|figure| figure.target.is_some());
-        with_target.partition(|figure| figure.met())
+    /// Every goal, with its figure if there is one.
+    fn results(&self) -> impl Iterator<Item = (&Goal, Option<&Figure>)> {
+        let of = |goal: &Goal| self.figures.iter().find(|f| f.goal.as_ref() == Some(&goal.key));
+        self.goals.iter().map(move |goal| (goal, of(goal)))
     }
 
     /// All tables, also those without a figure.
@@ -158,19 +186,33 @@ impl Report {
         self.draw(directory)
     }
 
-    /// Fills the tables of `performance.md` in the directory of the documentation, and puts the pictures beside it.
+    /// Fills the tables of `docs/performance.md` and `README.md` in the root of the repository, and puts the pictures beside
+    /// the former.
     ///
     /// # Errors
     /// When there is no such page, it names a table that this report does not have, or it cannot be written.
-    pub(crate) fn write_docs(&self, directory: &Path, conditions: &Conditions) -> Result<()> {
-        let path = directory.join("performance.md");
-        let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let filled = docs::fill(&page, &markdown::blocks(self, conditions, "performance/"))
-            .with_context(|| format!("cannot fill {}", path.display()))?;
-        let pictures = directory.join("performance");
+    pub(crate) fn write_docs(&self, root: &Path, conditions: &Conditions) -> Result<()> {
+        let mut pages = Vec::new();
+        for name in ["docs/performance.md", "README.md"] {
+            let path = root.join(name);
+            let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let filled = self
+                .fill(&page, conditions)
+                .with_context(|| format!("cannot fill {}", path.display()))?;
+            pages.push((path, filled));
+        }
+        let pictures = root.join("docs/performance");
         fs::create_dir_all(&pictures).with_context(|| format!("cannot make {}", pictures.display()))?;
         self.draw(&pictures)?;
-        store(&path, &filled)
+        pages.iter().try_for_each(|(path, page)| store(path, page))
+    }
+
+    /// A page with its tables filled.
+    ///
+    /// # Errors
+    /// When it names a table that this report does not have.
+    pub(crate) fn fill(&self, page: &str, conditions: &Conditions) -> Result<String> {
+        docs::fill(page, &markdown::blocks(self, conditions, "performance/"))
     }
 
     /// The figures as JSON.
@@ -186,11 +228,17 @@ impl Report {
             .iter()
             .map(|table| json!({ "id": table.id, "title": table.title, "rows": table.rows }))
             .collect();
+        let failed: Value = self
+            .failed
+            .iter()
+            .map(|(part, why)| json!({ "part": part, "why": why }))
+            .collect();
         let mut all = conditions.to_json();
         if let Value::Object(all) = &mut all {
             all.insert("quick".to_owned(), json!(self.quick));
             all.insert("figures".to_owned(), figures);
             all.insert("not_measured".to_owned(), left_out);
+            all.insert("failed".to_owned(), failed);
             all.insert("tables".to_owned(), tables);
         }
         format!("{all:#}\n")

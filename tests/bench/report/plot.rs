@@ -17,7 +17,7 @@ use super::{
 const PANEL: (u32, u32) = (640, 400);
 const TITLE: u32 = 76;
 /// Colours that people with any kind of colour vision tell apart (Okabe and Ito, "Color Universal Design", 2008).
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(110, 110, 110),
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -25,12 +25,13 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(0, 0, 0),
+    RGBColor(86, 180, 233),
 ];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const PALE: RGBColor = RGBColor(225, 225, 225);
 const FONT: &str = "sans-serif";
 /// Width of the legend's entries and length of the line in them, in pixels.
-const ENTRY: i32 = 170;
+const ENTRY: i32 = 155;
 const SWATCH: i32 = 28;
 
 type Drawn<T = ()> = Result<T, Box<dyn std::error::Error>>;
