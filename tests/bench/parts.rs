@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::ValueEnum as _;
 
 use crate::{
-    flip, flood, http, instructions, interrupt, many_services, memory,
+    cores, flip, flood, http, instructions, interrupt, many_services, memory,
     peers::{self, Peers},
     report::Report,
     scale, schedulers, sweep,
@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Flip,
     /// Memory of the maps.
     Memory,
+    /// Two cores beside one.
+    Cores,
     /// New flows by scheduler.
     Schedulers,
     /// A daemon with many services, backends and flows.
@@ -72,6 +74,7 @@ impl Part {
             Self::Flood => "flood",
             Self::Flip => "flip",
             Self::Memory => "memory",
+            Self::Cores => "cores",
             Self::Schedulers => "schedulers",
             Self::Scale => "scale",
             Self::Sweep => "sweep",
@@ -117,6 +120,7 @@ impl Part {
             Self::Flood => (30, 10),
             Self::Flip => (120, 45),
             Self::Memory => (45, 25),
+            Self::Cores => (90, 30),
             Self::Schedulers => (150, 20),
             Self::Scale => (120, 30),
             Self::Sweep => (45, 30),
@@ -189,6 +193,7 @@ impl Run {
             Part::Flood => flood::measure(self.quick, report),
             Part::Flip => flip::measure(self.quick, report),
             Part::Memory => memory::measure(report),
+            Part::Cores => cores::measure(self.quick, end, report),
             Part::Schedulers => schedulers::measure(self.quick, end, report),
             Part::Scale => scale::measure(self.quick, report),
             Part::Sweep => sweep::measure(report),
@@ -200,6 +205,7 @@ impl Run {
 fn declare(report: &mut Report) {
     peers::declare(report);
     http::declare(report);
+    cores::declare(report);
     instructions::declare(report);
     for part in Part::value_variants().iter().filter(|part| part.is_list()) {
         report.list(part.name());

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
     /// Only some parts: instructions, main, new, flows, http, many-services,
-    /// flood, flip, memory, schedulers, scale, sweep, services,
+    /// flood, flip, memory, cores, schedulers, scale, sweep, services,
     /// backends, size.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,

@@ -39,7 +39,7 @@ pub(crate) const EGRESS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 pub(crate) const SINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 
 /// Frames that the generator hands over at once: as many as one poll of a veth takes.
-const BATCH: u32 = 64;
+pub(super) const BATCH: u32 = 64;
 
 /// A chain of devices with a generator at its head.
 pub(crate) struct Chain {
@@ -67,6 +67,11 @@ impl Run {
         self.took
     }
 
+    /// What was sent and what arrived meanwhile.
+    pub(super) const fn new(sent: u64, arrived: u64, took: Duration) -> Self {
+        Self { sent, arrived, took }
+    }
+
     /// A run that took no time.
     #[cfg(test)]
     pub(crate) const fn of(sent: u64, arrived: u64) -> Self {
@@ -87,24 +92,26 @@ impl Run {
 impl Chain {
     /// Makes the devices, with nothing between `in` and `out` yet.
     pub(crate) fn new(load: impl Into<Load>) -> Result<Self> {
+        Self::with_queues(1, load)
+    }
+
+    /// The same with so many queues in each device. A veth puts what a core sends into the queue of the core's number.
+    pub(crate) fn with_queues(queues: usize, load: impl Into<Load>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         interrupt::check()?;
         let load = load.into();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace::create(&format!("lbt-{}-{number}", std::process::id()));
-        namespace.sh(
+        namespace.sh(&format!(
             "for c in all default; do echo 1 >/proc/sys/net/ipv6/conf/$c/disable_ipv6; done
-             veth='numrxqueues 1 numtxqueues 1'
+             veth='numrxqueues {queues} numtxqueues {queues}'
              ip link add gen address 02:00:00:00:00:01 $veth type veth peer name in address 02:00:00:00:00:02 $veth
              ip link add out address 02:00:00:00:00:03 $veth type veth peer name sink address 02:00:00:00:00:04 $veth
-             for device in gen in out sink; do ip link set $device arp off up; done",
-        );
+             for device in gen in out sink; do ip link set $device arp off up; done"
+        ));
         let mut chain = Self {
             namespace,
-            ebpf: EbpfLoader::new()
-                .override_global("SERVICES", &u32::from(load.services), true)
-                .load(BENCH_OBJECT)
-                .context("cannot load the programs for measurements")?,
+            ebpf: programs(load)?,
             load,
             template: Vec::new(),
             end: "sink",
@@ -120,16 +127,7 @@ impl Chain {
     pub(crate) fn carry(&mut self, traffic: Traffic) -> Result<()> {
         self.load.traffic = traffic;
         self.template = traffic.template(self.load.frame)?;
-        let words = self
-            .template
-            .chunks_exact(4)
-            .filter_map(|bytes| bytes.try_into().ok().map(u32::from_ne_bytes));
-        let mut template = [0u32; 16];
-        for (place, word) in template.iter_mut().zip(words) {
-            *place = word;
-        }
-        self.array::<[u32; 16]>("TEMPLATE")?.set(0, template, 0)?;
-        Ok(())
+        set_template(&mut self.ebpf, &self.template)
     }
 
     /// The namespace of the devices.
@@ -197,8 +195,12 @@ impl Chain {
 
     /// Has the next frames belong to flows from `first` on, in turn, until number `flows`.
     pub(crate) fn flows(&mut self, first: u32, flows: u32) -> Result<()> {
-        self.array::<[u32; 2]>("TURN")?.set(0, [first, flows], 0)?;
-        Ok(())
+        take_turns(&mut self.ebpf, first, flows)
+    }
+
+    /// The device at which frames are counted.
+    pub(super) const fn end(&self) -> &'static str {
+        self.end
     }
 
     /// What the kernel says of one of the programs for measurements.
@@ -244,20 +246,47 @@ impl Chain {
     fn program(&mut self, name: &str) -> Result<&mut Xdp> {
         find(&mut self.ebpf, name)
     }
-
-    fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
-        Ok(Array::try_from(map)?)
-    }
 }
 
-fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+/// The programs for measurements.
+pub(super) fn programs(load: Load) -> Result<Ebpf> {
+    EbpfLoader::new()
+        .override_global("SERVICES", &u32::from(load.services), true)
+        .load(BENCH_OBJECT)
+        .context("cannot load the programs for measurements")
+}
+
+/// Has a generator make its frames from this one.
+pub(super) fn set_template(ebpf: &mut Ebpf, frame: &[u8]) -> Result<()> {
+    let words = frame
+        .chunks_exact(4)
+        .filter_map(|bytes| bytes.try_into().ok().map(u32::from_ne_bytes));
+    let mut template = [0u32; 16];
+    for (place, word) in template.iter_mut().zip(words) {
+        *place = word;
+    }
+    array::<[u32; 16]>(ebpf, "TEMPLATE")?.set(0, template, 0)?;
+    Ok(())
+}
+
+/// Has a generator's next frames belong to flows from `first` on, in turn, until number `flows`.
+pub(super) fn take_turns(ebpf: &mut Ebpf, first: u32, flows: u32) -> Result<()> {
+    array::<[u32; 2]>(ebpf, "TURN")?.set(0, [first, flows], 0)?;
+    Ok(())
+}
+
+fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, T>> {
+    let map = ebpf.map_mut(name).with_context(|| format!("no map {name}"))?;
+    Ok(Array::try_from(map)?)
+}
+
+pub(super) fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
     Ok(program.try_into()?)
 }
 
 /// The kernel's `struct xdp_md` for a frame that comes in on an interface.
-fn context(length: usize, ifindex: u32) -> Vec<u8> {
+pub(super) fn context(length: usize, ifindex: u32) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or_default();
     let (data, data_meta, queue, egress) = (0, 0, 0, 0);
     [data, length, data_meta, ifindex, queue, egress]
@@ -268,14 +297,23 @@ fn context(length: usize, ifindex: u32) -> Vec<u8> {
 
 /// Keeps this thread, and with it all work on its frames, on the last core.
 fn pin() -> Result<()> {
-    let mut cores = CpuSet::new();
-    let last = thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
-    cores.set(last)?;
-    sched_setaffinity(Pid::from_raw(0), &cores).context("cannot stay on one core")
+    pin_to(cores().saturating_sub(1))
+}
+
+/// How many cores there are.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Keeps this thread on a core.
+pub(super) fn pin_to(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot stay on one core")
 }
 
 /// Frames that a device of this thread's namespace has received.
-fn received(device: &str) -> Result<u64> {
+pub(super) fn received(device: &str) -> Result<u64> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     let count = table.lines().find_map(|line| {
         let (name, counters) = line.split_once(':')?;

@@ -3,6 +3,7 @@
 pub(crate) mod balancer;
 pub(crate) mod chain;
 pub(crate) mod ipvs;
+pub(crate) mod lanes;
 pub(crate) mod nftables;
 pub(crate) mod routing;
 pub(crate) mod traffic;

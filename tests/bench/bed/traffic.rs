@@ -87,11 +87,16 @@ impl Traffic {
     /// A frame whose source port and last two bytes of source address are zero; its checksums are right as it is. The length
     /// is in bytes with the frame check sequence, which the frame itself lacks.
     pub(crate) fn template(self, length: u16) -> Result<Vec<u8>> {
+        self.template_of(0, length)
+    }
+
+    /// The same from another network of clients, for each number another one.
+    pub(crate) fn template_of(self, clients: u8, length: u16) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(GENERATOR_MAC, INGRESS_MAC);
         let ip = match self.vip() {
-            IpAddr::V4(vip) => ethernet.ipv4([10, 64, 0, 0], vip.octets(), 64),
+            IpAddr::V4(vip) => ethernet.ipv4([10, 64 + clients, 0, 0], vip.octets(), 64),
             IpAddr::V6(vip) => {
-                let client = Ipv6Addr::new(0xfd00, 64, 0, 0, 0, 0, 0, 0);
+                let client = Ipv6Addr::new(0xfd00, 64 + u16::from(clients), 0, 0, 0, 0, 0, 0);
                 ethernet.ipv6(client.octets(), vip.octets(), 64)
             }
         };
