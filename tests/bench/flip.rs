@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use lb_common::{
-    abi::{Backend, BackendState, Link, Rotation, Rule, SLOTS_PER_PAGE, Service, SlotPage},
+    abi::{Backend, BackendState, Link, Rotation, Rule, SLOTS_PER_PAGE, Service},
     flow::Tick,
 };
 use lb_userspace::{
@@ -160,10 +160,7 @@ fn bring_about(
     let mut flipped = begin;
     for action in diff(&draft.before, &draft.after) {
         match &action {
-            Action::WritePages { first, pages } => {
-                let pages: Vec<SlotPage> = pages.iter().map(|page| **page).collect();
-                datapath.write_pages(*first, &pages)?;
-            }
+            Action::WritePages { first, pages } => datapath.write_pages(*first, pages)?,
             Action::SetBackend { index, backend } => datapath.set_backend(*index, *backend)?,
             Action::SetPrevious { service, previous } => datapath.set_previous(*service, *previous)?,
             Action::SetRotation { service, rotation } => {

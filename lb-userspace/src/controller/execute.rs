@@ -1,7 +1,5 @@
 //! Actions become writes.
 
-use lb_common::abi::SlotPage;
-
 use crate::{
     datapath::{Datapath, DatapathError},
     plan::Action,
@@ -17,10 +15,7 @@ pub(crate) fn execute_action(datapath: &mut impl Datapath, action: &Action) -> R
         Action::SetSource { place, address } => datapath.set_source(*place, *address),
         Action::ClearCounters(index) => datapath.clear_backend_counters(*index),
         Action::SetBackend { index, backend } => datapath.set_backend(*index, *backend),
-        Action::WritePages { first, pages } => {
-            let pages: Vec<SlotPage> = pages.iter().map(|page| **page).collect();
-            datapath.write_pages(*first, &pages)
-        }
+        Action::WritePages { first, pages } => datapath.write_pages(*first, pages),
         Action::SetRotation { service, rotation } => datapath.set_rotation(*service, *rotation),
         Action::SetSpill { service, rotation } => datapath.set_spill(*service, *rotation),
         Action::SetPrevious { service, previous } => datapath.set_previous(*service, *previous),

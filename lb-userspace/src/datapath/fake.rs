@@ -174,7 +174,7 @@ impl State {
         let ranges: Vec<_> = rotations.map(|r| pages_of(*r)).collect();
         contents
             .pages
-            .retain(|n, _| ranges.iter().any(|r| (r.first..r.first + r.len).contains(n)));
+            .retain(|first, _| ranges.iter().any(|r| r.first == *first && r.len > 0));
         let backends: Vec<_> = contents.backends.values().copied().collect();
         let used = |p: &u32| {
             backends
@@ -204,7 +204,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn write_pages(&mut self, first: u32, pages: &[SlotPage]) -> Result<(), DatapathError> {
-        let pages = pages.iter().copied().map(Arc::new).collect();
+        let pages = pages.into();
         self.write(Action::WritePages { first, pages })
     }
 

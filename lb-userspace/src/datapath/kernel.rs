@@ -22,12 +22,16 @@ use lb_common::{
 use super::{
     Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowTables as _, KernelFlowTables, batch, links,
     loader,
-    maps::{self, Maps, ServiceMap, page_of},
+    maps::{self, Maps, ServiceMap},
     pins::{Pins, kernel},
 };
 use crate::{
     api::MapReport,
     model::{Limits, Protocol, ServiceId, XdpMode},
+    plan::{
+        ranges::Range,
+        slots::{Pages, pages_of},
+    },
 };
 
 /// The packet path of one instance.
@@ -108,14 +112,12 @@ impl KernelDatapath {
         loader::program(&mut self.ebpf, loader::ENTRY)
     }
 
-    fn pages(&self, rotation: Rotation, pages: &mut BTreeMap<u32, Arc<SlotPage>>) -> Result<(), DatapathError> {
-        let (first, _) = page_of(rotation.base());
-        let (last, _) = page_of(rotation.base() + rotation.len().saturating_sub(1));
-        for page in first..=last {
-            if rotation.is_empty() {
-                break;
-            }
-            pages.insert(page, Arc::new(get(self.maps.slots.get(&page, 0), "SLOTS")?));
+    fn pages(&self, rotation: Rotation, all: &mut BTreeMap<u32, Pages>) -> Result<(), DatapathError> {
+        let Range { first, len } = pages_of(rotation);
+        if len > 0 {
+            let page = |number| get(self.maps.slots.get(&number, 0), "SLOTS");
+            let pages: Result<Pages, _> = (first..first.saturating_add(len)).map(page).collect();
+            all.insert(first, pages?);
         }
         Ok(())
     }

@@ -282,9 +282,3 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Resul
         .ok_or_else(|| kernel(format!("map {name}"), "not in the packet path's object"))?;
     M::try_from(map).map_err(|e| kernel(format!("map {name}"), e))
 }
-
-/// The page and the place in it of a slot.
-#[must_use]
-pub const fn page_of(slot: u32) -> (u32, u32) {
-    (slot / SLOTS_PER_PAGE, slot % SLOTS_PER_PAGE)
-}

@@ -27,7 +27,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
@@ -40,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ErrorKind, MapReport},
     model::{ServiceId, XdpMode},
+    plan::slots::Pages,
 };
 
 /// What an attached interface runs in.
@@ -83,8 +83,8 @@ pub struct Contents {
     pub spills: BTreeMap<u32, Rotation>,
     /// The rotations before the last change, as long as they count, by service index.
     pub previous: BTreeMap<u32, Previous>,
-    /// Slot pages that rotations and spills refer to, by page number.
-    pub pages: BTreeMap<u32, Arc<SlotPage>>,
+    /// Slot pages of the schedules that rotations and spills refer to, by the number of the first.
+    pub pages: BTreeMap<u32, Pages>,
     /// Backend entries that are not free, by index.
     pub backends: BTreeMap<u32, Backend>,
     /// Source addresses by place in the source arena, for those that backends refer to.

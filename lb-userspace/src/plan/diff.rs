@@ -10,8 +10,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use lb_common::abi::{Backend, BackendState, Previous, Rotation, Service, SlotPage};
+use lb_common::abi::{Backend, BackendState, Previous, Rotation, Service};
 
+use super::slots::Pages;
 use crate::{datapath::Contents, model::ServiceId};
 
 /// One write to the packet path. Packets see it whole or not at all.
@@ -39,8 +40,8 @@ pub enum Action {
     WritePages {
         /// First page.
         first: u32,
-        /// Pages from there on.
-        pages: Vec<Arc<SlotPage>>,
+        /// Pages from there on: those of one schedule.
+        pages: Pages,
     },
     /// Flips a service to a schedule.
     SetRotation {
@@ -183,22 +184,13 @@ fn ends(old: &Backend, new: &Backend) -> bool {
     new.state != BackendState::UP || new.takes_new < old.takes_new || (new.weight == 0 && old.weight > 0)
 }
 
-/// Neighbouring pages go in one write.
+/// All pages of a schedule go in one write.
 fn pages(actual: &Contents, desired: &Contents, actions: &mut Vec<Action>) {
     let new = desired.pages.iter().filter(|(n, p)| actual.pages.get(n) != Some(p));
-    let mut runs: Vec<(u32, Vec<Arc<SlotPage>>)> = Vec::new();
-    let mut next = None;
-    for (number, page) in new {
-        match runs.last_mut() {
-            Some((_, run)) if next == Some(*number) => run.push(Arc::clone(page)),
-            _ => runs.push((*number, vec![Arc::clone(page)])),
-        }
-        next = number.checked_add(1);
-    }
-    actions.extend(
-        runs.into_iter()
-            .map(|(first, pages)| Action::WritePages { first, pages }),
-    );
+    actions.extend(new.map(|(first, pages)| Action::WritePages {
+        first: *first,
+        pages: Arc::clone(pages),
+    }));
 }
 
 impl Action {
@@ -212,7 +204,7 @@ impl Action {
                 contents.backends.remove(index);
             }
             Self::SetBackend { index, backend } => drop(contents.backends.insert(*index, *backend)),
-            Self::WritePages { first, pages } => contents.pages.extend((*first..).zip(pages.iter().cloned())),
+            Self::WritePages { first, pages } => drop(contents.pages.insert(*first, Arc::clone(pages))),
             Self::SetRotation { service, rotation } => drop(contents.rotations.insert(*service, *rotation)),
             Self::SetSpill { service, rotation } if rotation.is_empty() => drop(contents.spills.remove(service)),
             Self::SetSpill { service, rotation } => drop(contents.spills.insert(*service, *rotation)),
@@ -227,7 +219,7 @@ impl Action {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::Rule;
+    use lb_common::abi::{Rule, SlotPage};
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
@@ -241,7 +233,7 @@ mod tests {
             family: 4,
             ..Backend::default()
         });
-        let page = (0u32..3).prop_map(|slot| Arc::new(SlotPage([slot; 64])));
+        let page = (0u32..3).prop_map(|slot| Pages::from([SlotPage([slot; 64])]));
         (
             btree_map(1u16..6, 0u32..8, 0..5),
             btree_map(0u32..8, (0u32..3, 0u32..3), 0..5),

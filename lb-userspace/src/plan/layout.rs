@@ -286,9 +286,7 @@ impl Layout {
 
     fn give_up(&mut self, range: Range, now: Duration) {
         self.pages.retire(range, now);
-        for number in range.first..range.first.saturating_add(range.len) {
-            self.contents.pages.remove(&number);
-        }
+        self.contents.pages.remove(&range.first);
     }
 
     /// All tables before the last change.

@@ -8,7 +8,7 @@
 //! keep their order when one backend comes, goes or changes its weight, and their claims change little. The result
 //! depends on addresses and weights alone, not on the order of the backends: load balancers beside each other agree.
 
-use std::{cmp::Reverse, net::SocketAddr};
+use std::{cmp::Reverse, iter, net::SocketAddr};
 
 use lb_common::{hash::of_backend, net::to_any};
 
@@ -20,7 +20,7 @@ const OFFSET: u32 = 0x6f66_6673;
 const SKIP: u32 = 0x736b_6970;
 
 /// With so few free slots left, it is cheaper to ask where each of them stands in a permutation than to walk it.
-const FEW: usize = 192;
+const FEW: usize = 256;
 
 /// A backend that has a share in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,17 @@ pub fn table(peers: &[Peer], size: u32) -> Vec<u32> {
 
 /// The last few slots: each goes to the peer whose turn it is, the one that comes first in the rest of its permutation.
 fn finish<'t>(slots: &mut Slots, walks: &mut [Walk], order: impl Iterator<Item = &'t u32>, size: u32) {
-    let mut left: Vec<u32> = (0..size).filter(|slot| !slots.is_taken(*slot)).collect();
+    let mut left = slots.left(size);
     for peer in order {
         let Some(walk) = walks.get_mut(*peer as usize) else {
             return;
         };
-        let steps = left.iter().enumerate().map(|(n, slot)| (walk.steps_to(*slot, size), n));
-        let Some((_, nearest)) = steps.min() else { return };
-        let slot = left.swap_remove(nearest);
+        let ahead = Ahead::of(walk, size);
+        let steps = (0..)
+            .zip(&left)
+            .map(|(n, slot): (u64, _)| (ahead.steps_to(*slot) << 32) | n);
+        let Some(nearest) = steps.min() else { return };
+        let slot = left.swap_remove((nearest & u64::from(u32::MAX)) as usize);
         walk.next = (slot + walk.skip) % size;
         slots.claim(slot, *peer);
     }
@@ -89,14 +92,39 @@ impl Walk {
             inverse: 0,
         }
     }
+}
 
-    /// How many steps ahead a slot is.
-    fn steps_to(&mut self, slot: u32, size: u32) -> u64 {
-        if self.inverse == 0 {
-            self.inverse = inverse(self.skip, size);
+/// From where a peer stands, how many steps ahead each slot is.
+struct Ahead {
+    next: u32,
+    size: u32,
+    inverse: u64,
+    /// `inverse` over `size`, as a fraction of 32 bits: with it, a product's remainder takes no division (Shoup's method, as
+    /// in Harvey, "Faster arithmetic for number-theoretic transforms", 2014).
+    quotient: u64,
+}
+
+impl Ahead {
+    fn of(walk: &mut Walk, size: u32) -> Self {
+        if walk.inverse == 0 {
+            walk.inverse = inverse(walk.skip, size);
         }
-        let distance = (u64::from(slot) + u64::from(size) - u64::from(self.next)) % u64::from(size);
-        distance * u64::from(self.inverse) % u64::from(size)
+        Self {
+            next: walk.next,
+            size,
+            inverse: walk.inverse.into(),
+            quotient: (u64::from(walk.inverse) << 32) / u64::from(size.max(1)),
+        }
+    }
+
+    fn steps_to(&self, slot: u32) -> u64 {
+        let distance = slot
+            .checked_sub(self.next)
+            .unwrap_or_else(|| slot + (self.size - self.next));
+        let distance = u64::from(distance);
+        let size = u64::from(self.size);
+        let rest = distance * self.inverse - ((distance * self.quotient) >> 32) * size;
+        if rest >= size { rest - size } else { rest }
     }
 }
 
@@ -129,6 +157,20 @@ impl Slots {
             taken: vec![0; (size as usize).div_ceil(64)],
             free: size as usize,
         }
+    }
+
+    /// The slots without an owner, in order.
+    fn left(&self, size: u32) -> Vec<u32> {
+        let words = (0..).step_by(64).zip(&self.taken);
+        let free = words.flat_map(|(first, word)| {
+            let mut free = !word;
+            iter::from_fn(move || {
+                let place = free.trailing_zeros();
+                free &= free.wrapping_sub(1);
+                (place < 64).then_some(first + place)
+            })
+        });
+        free.take_while(|slot| *slot < size).collect()
     }
 
     fn is_taken(&self, slot: u32) -> bool {

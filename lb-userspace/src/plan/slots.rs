@@ -24,43 +24,39 @@ pub const fn pages_of(rotation: Rotation) -> Range {
     }
 }
 
-/// A schedule in pages. They are shared: a Maglev table has a thousand of them, which stand in several cuts of the maps at a
-/// time.
+/// The pages of one schedule, one after the other as in the arena. They are shared, not copied: a Maglev table has a
+/// thousand of them, which stand in several cuts of the maps at a time.
+pub type Pages = Arc<[SlotPage]>;
+
+/// A schedule in pages: the slots that `order` names by their positions in `backends`.
 #[must_use]
-pub fn paginate(order: &[u32]) -> Vec<Arc<SlotPage>> {
-    let page = |slots: &[u32]| {
-        let mut page = [NO_BACKEND; SLOTS_PER_PAGE as usize];
-        for (place, slot) in page.iter_mut().zip(slots) {
-            *place = *slot;
+pub fn paginate(order: &[u32], backends: &[u32]) -> Pages {
+    let page = |positions: &[u32]| {
+        let mut page = SlotPage([NO_BACKEND; SLOTS_PER_PAGE as usize]);
+        for (slot, position) in page.0.iter_mut().zip(positions) {
+            *slot = backends.get(*position as usize).copied().unwrap_or(NO_BACKEND);
         }
-        Arc::new(SlotPage(page))
+        page
     };
     order.chunks(SLOTS_PER_PAGE as usize).map(page).collect()
 }
 
-/// Whether a rotation refers to this schedule.
+/// Whether a rotation refers to these pages, for as many slots.
 #[must_use]
-pub fn is_order(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>, order: &[u32]) -> bool {
-    let Range { first, .. } = pages_of(rotation);
-    rotation.len() as usize == order.len()
-        && (first..)
-            .zip(order.chunks(SLOTS_PER_PAGE as usize))
-            .all(|(number, slots)| {
-                let page = pages.get(&number).and_then(|page| page.0.get(..slots.len()));
-                page == Some(slots)
-            })
+pub fn is_order(rotation: Rotation, all: &BTreeMap<u32, Pages>, pages: &Pages, slots: u32) -> bool {
+    rotation.len() == slots && all.get(&pages_of(rotation).first) == Some(pages)
 }
 
 /// The schedule that a rotation refers to; `None` when a page is missing.
 #[must_use]
-pub fn order_of(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>) -> Option<Vec<u32>> {
+pub fn order_of(rotation: Rotation, all: &BTreeMap<u32, Pages>) -> Option<Vec<u32>> {
     let Range { first, len } = pages_of(rotation);
-    let mut order = Vec::with_capacity(rotation.len() as usize);
-    for number in first..first.checked_add(len)? {
-        order.extend_from_slice(&pages.get(&number)?.0);
+    if len == 0 {
+        return Some(Vec::new());
     }
-    order.truncate(rotation.len() as usize);
-    Some(order)
+    let pages = all.get(&first)?.get(..len as usize)?;
+    let slots = pages.iter().flat_map(|page| page.0);
+    Some(slots.take(rotation.len() as usize).collect())
 }
 
 #[cfg(test)]
@@ -73,17 +69,18 @@ mod tests {
     fn a_schedule_survives_pagination() {
         for len in [0u32, 1, 63, 64, 65, 1000] {
             let order: Vec<u32> = (0..len).map(|i| i % 7).collect();
-            let pages = paginate(&order);
+            let backends: Vec<u32> = (20..27).collect();
+            let pages = paginate(&order, &backends);
             assert_eq!(pages.len() as u32, pages_for(len));
-            let pages = (3..).zip(pages).collect();
+            let all = BTreeMap::from([(3, Arc::clone(&pages))]);
             let rotation = Rotation::new(3 * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN);
+            let longer = [order.clone(), vec![6]].concat();
             assert!(
-                is_order(rotation, &pages, &order) && !is_order(rotation, &pages, &[order.clone(), vec![7]].concat())
+                is_order(rotation, &all, &pages, len)
+                    && !is_order(rotation, &all, &paginate(&longer, &backends), len + 1)
             );
-            assert_eq!(
-                order_of(Rotation::new(3 * SLOTS_PER_PAGE, len, Rule::ROUND_ROBIN), &pages),
-                Some(order)
-            );
+            let named = order.iter().map(|position| 20 + position).collect();
+            assert_eq!(order_of(rotation, &all), Some(named));
         }
         assert_eq!(order_of(Rotation::new(0, 1, Rule::ROUND_ROBIN), &BTreeMap::new()), None);
     }

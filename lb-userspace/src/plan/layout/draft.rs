@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service, SlotPage};
+use lb_common::abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service};
 
 use super::{Draft, Layout, LayoutError, WantedBackend, WantedService};
 use crate::{
     datapath::Contents,
     model::ServiceId,
-    plan::{maglev::Peer, ranges::Range, schedule, slots},
+    plan::{
+        maglev::Peer,
+        ranges::Range,
+        schedule,
+        slots::{self, Pages},
+    },
 };
 
 impl Layout {
@@ -211,10 +216,10 @@ impl Layout {
             wanted.backends.iter().map(peer).collect()
         };
         let current = before.rotations.get(&service).copied();
-        let fill = |peers: &[Peer], cap| -> (Rule, Vec<u32>) {
-            let (rule, slots) = schedule::fill(wanted.filling, peers, cap);
-            let index = |at: u32| indices.get(usize::try_from(at).ok()?).copied();
-            (rule, slots.into_iter().filter_map(index).collect())
+        let fill = |peers: &[Peer], cap| -> (Rule, u32, Pages) {
+            let (rule, order) = schedule::fill(wanted.filling, peers, cap);
+            let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
+            (rule, len, slots::paginate(&order, indices))
         };
         let serving = peers(|b| b.share);
         let rotation = self.place(|cap| fill(&serving, cap), current, before, after, now)?;
@@ -247,7 +252,7 @@ impl Layout {
     /// coarser one will do.
     fn place(
         &mut self,
-        fill: impl Fn(u32) -> (Rule, Vec<u32>),
+        fill: impl Fn(u32) -> (Rule, u32, Pages),
         current: Option<Rotation>,
         before: &Contents,
         after: &mut Contents,
@@ -255,20 +260,19 @@ impl Layout {
     ) -> Result<Rotation, LayoutError> {
         let mut cap = schedule::MAX_SLOTS;
         loop {
-            let (rule, order) = fill(cap);
+            let (rule, len, pages) = fill(cap);
             if let Some(rotation) = current
                 && rotation.rule() == rule
-                && slots::is_order(rotation, &before.pages, &order)
+                && slots::is_order(rotation, &before.pages, &pages, len)
             {
                 after.pages.extend(pages_in(rotation, &before.pages));
                 return Ok(rotation);
             }
-            let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
             if len == 0 {
                 return Ok(Rotation::default());
             }
             if let Some(range) = self.pages.allocate(slots::pages_for(len), now) {
-                after.pages.extend((range.first..).zip(slots::paginate(&order)));
+                after.pages.insert(range.first, pages);
                 return Ok(Rotation::new(range.first * SLOTS_PER_PAGE, len, rule));
             }
             cap = cap.min(len) / 2;
@@ -290,9 +294,8 @@ impl Layout {
 }
 
 /// The pages of a schedule.
-fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, Arc<SlotPage>>) -> impl Iterator<Item = (u32, Arc<SlotPage>)> {
+fn pages_in(rotation: Rotation, pages: &BTreeMap<u32, Pages>) -> Option<(u32, Pages)> {
     let Range { first, len } = slots::pages_of(rotation);
-    pages
-        .range(first..first.saturating_add(len))
-        .map(|(n, p)| (*n, Arc::clone(p)))
+    let pages = pages.get(&first).filter(|_| len > 0)?;
+    Some((first, Arc::clone(pages)))
 }
