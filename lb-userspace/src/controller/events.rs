@@ -38,27 +38,42 @@ pub(super) enum Internal {
 }
 
 impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
-    /// A verdict. It is written before anything else is done about it.
-    pub(super) fn on_health(&mut self, event: HealthEvent) {
+    /// Verdicts, all that wait. They are written before anything else is done about them, and each service once: a service
+    /// of thousands of backends is not gone through for each of them when all their first checks end at a time.
+    pub(super) fn on_health(&mut self, events: Vec<HealthEvent>) {
         let came = Instant::now();
-        let Some(services) = self.targets.get(&event.target) else {
-            return;
-        };
-        let affected: Vec<ServiceId> = services.iter().copied().collect();
-        let state = event.report.state;
-        if self.world.health.insert(event.target.clone(), state) == Some(state) {
-            return;
+        let mut news = Vec::new();
+        // In the order of their first verdict.
+        let (mut affected, mut tiers) = (Vec::new(), HashMap::new());
+        for event in events {
+            let Some(services) = self.targets.get(&event.target) else {
+                continue;
+            };
+            let state = event.report.state;
+            if self.world.health.insert(event.target.clone(), state) == Some(state) {
+                continue;
+            }
+            for id in services {
+                tiers.entry(*id).or_insert_with(|| {
+                    affected.push(*id);
+                    self.outlooks.get(id).and_then(|o| o.tier.serving)
+                });
+            }
+            news.push((services.clone(), event));
         }
-        let tiers: Vec<_> = affected.iter().map(|id| self.serving_tier(*id)).collect();
         let flipped = self.publish_or_retry(&affected);
         let took = flipped.map(|at| at.duration_since(came));
-        let reason = event.report.last_result.map(|r| format!(" ({r})")).unwrap_or_default();
-        for (id, before) in affected.iter().zip(tiers) {
-            self.tell_flip(*id, &event.target, state, &reason, before, took);
-        }
-        if state == HealthState::Down {
-            let (network, address) = (Arc::clone(&self.network), event.target.address.ip());
-            tokio::spawn(async move { network.ask_anew(address).await });
+        for (services, event) in news {
+            let state = event.report.state;
+            let reason = event.report.last_result.map(|r| format!(" ({r})")).unwrap_or_default();
+            for id in services {
+                let before = tiers.insert(id, self.serving_tier(id)).flatten();
+                self.tell_flip(id, &event.target, state, &reason, before, took);
+            }
+            if state == HealthState::Down {
+                let (network, address) = (Arc::clone(&self.network), event.target.address.ip());
+                tokio::spawn(async move { network.ask_anew(address).await });
+            }
         }
     }
 

@@ -30,6 +30,7 @@ mod vips;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
+    iter,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -330,7 +331,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             tokio::select! {
                 biased;
                 () = &mut inputs.stop => return End::Stop,
-                Some(event) = inputs.health.recv() => self.on_health(event),
+                Some(event) = inputs.health.recv() => self.on_health(with_waiting(event, &mut inputs.health)),
                 Some(event) = events.recv() => self.on_internal(event),
                 Some((request, reply)) = inputs.requests.recv() => {
                     if request == Request::Shutdown {
@@ -357,6 +358,13 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// An event, and those that came while others were dealt with.
+fn with_waiting(first: HealthEvent, events: &mut mpsc::UnboundedReceiver<HealthEvent>) -> Vec<HealthEvent> {
+    iter::once(first)
+        .chain(iter::from_fn(|| events.try_recv().ok()))
+        .collect()
 }
 
 /// Resolves at a time, or never.

@@ -18,7 +18,7 @@ use crate::{
     config,
     controller::{self, ControllerError, Deps, Inputs, Lock, Options, ports},
     datapath::{KernelDatapath, loader, maps},
-    health::{self, HealthRunner},
+    health::{self, HealthRunner, room},
     model::{Config, HealthTarget, Service},
     net::KernelNetwork,
     state::Rules,
@@ -77,7 +77,7 @@ async fn serve(args: &RunArgs, config: Config) -> anyhow::Result<()> {
     }
     let (requests, waiting) = mpsc::channel(REQUESTS);
     let server = tokio::spawn(server::serve(listener, requests));
-    let (health, health_events) = Checks::start();
+    let (health, health_events) = Checks::start(room::for_checks(room::raise_open_files()));
     let deps = Deps {
         flows: datapath.flow_tables(),
         datapath,
@@ -165,7 +165,8 @@ fn rules(config: &Config) -> Rules {
 struct Checks(HealthRunner);
 
 impl Checks {
-    fn start() -> (Self, mpsc::UnboundedReceiver<ports::HealthEvent>) {
+    /// So many at a time.
+    fn start(at_a_time: usize) -> (Self, mpsc::UnboundedReceiver<ports::HealthEvent>) {
         let (sender, mut events) = mpsc::unbounded_channel::<health::HealthEvent>();
         let (forward, forwarded) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -179,7 +180,7 @@ impl Checks {
                 }
             }
         });
-        (Self(HealthRunner::new(sender)), forwarded)
+        (Self(HealthRunner::new(sender, at_a_time)), forwarded)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Health checks: which backends may take new flows.
 //!
 //! [`machine`] decides, and does nothing else: results in, state out. [`probe`] asks a backend; it is the only part that
-//! opens sockets. [`runner`] keeps one task per distinct target and tells of every change of state.
+//! opens sockets. [`runner`] keeps one task per distinct target and tells of every change of state. [`room`] says how many of
+//! them may ask at a time.
 
 pub mod machine;
 pub mod probe;
+pub mod room;
 pub mod runner;
 
 use std::time::{SystemTime, UNIX_EPOCH};

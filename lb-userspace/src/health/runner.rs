@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc::UnboundedSender, watch},
+    sync::{Semaphore, mpsc::UnboundedSender, watch},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     machine::{Machine, Transition},
     probe::{self, NetworkProber, Prober},
+    room,
 };
 use crate::{
     api::{HealthReport, HealthState},
@@ -38,9 +39,17 @@ pub struct HealthEvent {
 /// Must be used within a tokio runtime.
 #[derive(Debug)]
 pub struct HealthRunner<P: Prober = NetworkProber> {
-    prober: Arc<P>,
+    asking: Arc<Asking<P>>,
     events: UnboundedSender<HealthEvent>,
     running: HashMap<HealthTarget, Running>,
+}
+
+/// What all checks share.
+#[derive(Debug)]
+struct Asking<P> {
+    prober: P,
+    /// For those that are under way.
+    room: Semaphore,
 }
 
 #[derive(Debug)]
@@ -56,19 +65,21 @@ impl Drop for Running {
 }
 
 impl HealthRunner<NetworkProber> {
-    /// A runner without targets, which checks over the network. Every change of state goes to `events` at once.
+    /// A runner without targets, which checks over the network, so many at a time. Every change of state goes to `events` at
+    /// once.
     #[must_use]
-    pub fn new(events: UnboundedSender<HealthEvent>) -> Self {
-        Self::with_prober(NetworkProber, events)
+    pub fn new(events: UnboundedSender<HealthEvent>, at_a_time: usize) -> Self {
+        Self::with_prober(NetworkProber, events, at_a_time)
     }
 }
 
 impl<P: Prober> HealthRunner<P> {
     /// A runner that checks with a prober of the caller's.
     #[must_use]
-    pub fn with_prober(prober: P, events: UnboundedSender<HealthEvent>) -> Self {
+    pub fn with_prober(prober: P, events: UnboundedSender<HealthEvent>, at_a_time: usize) -> Self {
+        let room = Semaphore::new(at_a_time.clamp(1, room::MOST));
         Self {
-            prober: Arc::new(prober),
+            asking: Arc::new(Asking { prober, room }),
             events,
             running: HashMap::new(),
         }
@@ -119,7 +130,7 @@ impl<P: Prober> HealthRunner<P> {
     fn start(&self, target: HealthTarget, initial: Option<HealthState>) -> Running {
         let machine = Machine::new(&target.check, initial, SystemTime::now());
         let (sender, report) = watch::channel(machine.report());
-        let task = run(Arc::clone(&self.prober), target, machine, sender, self.events.clone());
+        let task = run(Arc::clone(&self.asking), target, machine, sender, self.events.clone());
         Running {
             task: tokio::spawn(task),
             report,
@@ -129,16 +140,21 @@ impl<P: Prober> HealthRunner<P> {
 
 /// Checks one target until it is aborted, or nobody listens any more.
 async fn run<P: Prober>(
-    prober: Arc<P>,
+    asking: Arc<Asking<P>>,
     target: HealthTarget,
     mut machine: Machine,
     report: watch::Sender<HealthReport>,
     events: UnboundedSender<HealthEvent>,
 ) {
-    let mut next = Instant::now() + jitter(target.check.start_jitter, RandomState::new().hash_one(target.address));
+    let random = RandomState::new();
+    let mut next = Instant::now() + jitter(target.check.start_jitter, random.hash_one(target.address));
+    let mut first = true;
     loop {
         sleep_until(next).await;
-        let result = probe::check(prober.as_ref(), &target).await;
+        // Its time does not run while it waits for its turn.
+        let Ok(turn) = asking.room.acquire().await else { return };
+        let result = probe::check(&asking.prober, &target).await;
+        drop(turn);
         let transition = machine.record(result, SystemTime::now());
         report.send_replace(machine.report());
         if let Some(transition) = transition {
@@ -153,7 +169,12 @@ async fn run<P: Prober>(
         }
         // From planned start to planned start, so that checks do not drift; a check that overran is followed by the next
         // one at once, and those that it missed are not made up for.
-        next = (next + machine.delay()).max(Instant::now());
+        let mut delay = machine.delay();
+        if std::mem::take(&mut first) && !target.check.start_jitter.is_zero() {
+            // First checks are close together, so that a start is quick; from then on the whole interval is made use of.
+            delay = jitter(delay, random.hash_one(&target));
+        }
+        next = (next + delay).max(Instant::now());
     }
 }
 

@@ -124,6 +124,24 @@ async fn a_verdict_flips_every_service_of_the_target() {
     );
 }
 
+/// Each flip goes through all backends of a service: one for each of them would make the start of thousands take as many
+/// times as long.
+#[tokio::test(start_paused = true)]
+async fn verdicts_that_come_together_are_one_flip() {
+    let backends: Vec<Backend> = (1..=200).map(|n| backend(&format!("web{n}"), n)).collect();
+    let web = service("web", 80, &backends);
+    let daemon = Host::new().daemon(std::slice::from_ref(&web)).await;
+    let all: Vec<usize> = (0..200).collect();
+    let written = daemon.verdicts(&web, &all, HealthState::Up).await;
+    let flips = kinds(&written).iter().filter(|kind| **kind == "rotation").count();
+    assert_eq!((flips, daemon.order().len()), (1, 200));
+    let written = daemon.verdicts(&web, &all[..150], HealthState::Down).await;
+    let flips = kinds(&written).iter().filter(|kind| **kind == "rotation").count();
+    assert_eq!((flips, daemon.order().len()), (1, 50));
+    let asked = daemon.net.0.lock().unwrap().asked_anew.len();
+    assert_eq!(asked, 150, "each that fell may have moved");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_that_fails_is_tried_again() {
     let web = service("web", 80, &[backend("web1", 1), backend("web2", 2)]);

@@ -273,6 +273,11 @@ impl Host {
 impl Daemon {
     /// A verdict on a backend of a service, and what was written for it.
     pub(super) async fn verdict(&self, service: &Service, backend: usize, state: HealthState) -> Vec<Action> {
+        self.verdicts(service, &[backend], state).await
+    }
+
+    /// The same of several that come at a time.
+    pub(super) async fn verdicts(&self, service: &Service, backends: &[usize], state: HealthState) -> Vec<Action> {
         self.datapath.take_log();
         let report = HealthReport {
             state,
@@ -281,8 +286,11 @@ impl Daemon {
             latency_ms: None,
             progress: (0, 0),
         };
-        let target = service.health_target(&service.backends[backend]);
-        self.health.send(HealthEvent { target, report }).unwrap();
+        for backend in backends {
+            let target = service.health_target(&service.backends[*backend]);
+            let report = report.clone();
+            self.health.send(HealthEvent { target, report }).unwrap();
+        }
         sleep(Duration::from_millis(1)).await;
         self.datapath.take_log()
     }

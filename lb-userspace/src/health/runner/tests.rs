@@ -101,7 +101,7 @@ fn target(port: u16) -> HealthTarget {
 
 fn runner(fake: &Fake) -> (HealthRunner<Fake>, UnboundedReceiver<HealthEvent>) {
     let (sender, events) = unbounded_channel();
-    (HealthRunner::with_prober(fake.clone(), sender), events)
+    (HealthRunner::with_prober(fake.clone(), sender, 100), events)
 }
 
 async fn next(events: &mut UnboundedReceiver<HealthEvent>) -> HealthEvent {
@@ -234,7 +234,11 @@ async fn starts_are_spread_over_the_jitter() {
         (target, None)
     }));
     sleep(Duration::from_millis(1001)).await;
-    let mut delays: Vec<u128> = fake.asked().iter().map(|at| (*at - started).as_millis()).collect();
+    let mut firsts = HashMap::new();
+    for (address, at) in fake.0.asked.lock().unwrap().iter() {
+        firsts.entry(*address).or_insert((*at - started).as_millis());
+    }
+    let mut delays: Vec<u128> = firsts.into_values().collect();
     assert_eq!(delays.len(), 64);
     delays.sort_unstable();
     delays.dedup();
@@ -261,4 +265,50 @@ async fn dropping_the_runner_ends_its_checks() {
     assert_eq!(fake.asked().len(), before);
     // All senders are gone.
     assert_eq!(events.recv().await, None);
+}
+
+/// Ten thousand checks at default intervals are 5,000 a second: in no tenth of a second do many more begin than in another.
+#[tokio::test(start_paused = true)]
+async fn thousands_of_checks_are_spread_over_their_interval() {
+    const TARGETS: u16 = 10_000;
+    let fake = Fake::new(true);
+    let (mut runner, _events) = runner(&fake);
+    let jittered = |port| HealthTarget {
+        check: HealthCheck::default(),
+        ..target(port)
+    };
+    let began = Instant::now();
+    runner.set_targets((1..=TARGETS).map(|port| (jittered(port), None)));
+    sleep(10 * SECOND).await;
+    let asked = fake.asked();
+    let quick = asked
+        .iter()
+        .filter(|at| **at - began <= Duration::from_millis(201))
+        .count();
+    assert!(quick >= usize::from(TARGETS), "first checks do not wait: {quick}");
+    let mut tenths = [0; 100];
+    for at in asked {
+        let tenth = (at - began).as_millis() / 100;
+        tenths[usize::try_from(tenth).unwrap().min(99)] += 1;
+    }
+    // From the third second on.
+    let most = tenths[30..].iter().max().unwrap();
+    assert!(
+        *most < 700,
+        "{most} in a tenth of a second, of 500 on average: {tenths:?}"
+    );
+}
+
+/// Silence of many must not look like the death of all.
+#[tokio::test(start_paused = true)]
+async fn checks_wait_for_their_turn_and_that_is_no_failure() {
+    let fake = Fake::new(true);
+    fake.takes(Duration::from_millis(900));
+    let (mut runner, _events) = runner(&fake);
+    runner.set_targets((1..=1000).map(|port| (target(port), None)));
+    sleep(30 * SECOND).await;
+    assert_eq!(fake.0.most_under_way.load(Ordering::SeqCst), 100);
+    for port in 1..=1000 {
+        assert_eq!(runner.snapshot(&target(port)).unwrap().state, HealthState::Up, "{port}");
+    }
 }
