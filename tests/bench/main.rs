@@ -5,6 +5,7 @@
 //! exit code that of failure, when the counters say that packets did not go the way that was to be measured.
 
 mod bed;
+mod control;
 mod cores;
 mod flip;
 mod flood;

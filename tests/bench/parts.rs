@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::ValueEnum as _;
 
 use crate::{
-    cores, flip, flood, http, instructions, interrupt, many_services, memory,
+    control, cores, flip, flood, http, instructions, interrupt, many_services, memory,
     peers::{self, Peers},
     report::Report,
     scale, schedulers, sweep,
@@ -42,6 +42,8 @@ pub(crate) enum Part {
     Schedulers,
     /// A daemon with many services, backends and flows.
     Scale,
+    /// A daemon with thousands of backends and checks.
+    Control,
     /// The walk over the flow tables.
     Sweep,
     /// Curves over the number of services.
@@ -77,6 +79,7 @@ impl Part {
             Self::Cores => "cores",
             Self::Schedulers => "schedulers",
             Self::Scale => "scale",
+            Self::Control => "control",
             Self::Sweep => "sweep",
             Self::Services => "services",
             Self::Backends => "backends",
@@ -88,7 +91,13 @@ impl Part {
     const fn has_goals(self) -> bool {
         !matches!(
             self,
-            Self::Schedulers | Self::Scale | Self::Sweep | Self::Services | Self::Backends | Self::Size
+            Self::Schedulers
+                | Self::Scale
+                | Self::Control
+                | Self::Sweep
+                | Self::Services
+                | Self::Backends
+                | Self::Size
         )
     }
 
@@ -103,6 +112,7 @@ impl Part {
                 | Self::Memory
                 | Self::Schedulers
                 | Self::Scale
+                | Self::Control
                 | Self::Sweep
         )
     }
@@ -123,10 +133,11 @@ impl Part {
             Self::Cores => (90, 30),
             Self::Schedulers => (150, 20),
             Self::Scale => (120, 30),
+            Self::Control => (110, 40),
             Self::Sweep => (45, 30),
-            Self::Services => (130, 50),
-            Self::Backends => (190, 50),
-            Self::Size => (190, 50),
+            Self::Services => (100, 50),
+            Self::Backends => (150, 50),
+            Self::Size => (150, 50),
         }
     }
 }
@@ -196,6 +207,7 @@ impl Run {
             Part::Cores => cores::measure(self.quick, end, report),
             Part::Schedulers => schedulers::measure(self.quick, end, report),
             Part::Scale => scale::measure(self.quick, report),
+            Part::Control => control::measure(self.quick, report),
             Part::Sweep => sweep::measure(report),
         }
     }

@@ -17,6 +17,7 @@ pub mod balancer;
 pub mod cable;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;

@@ -1,7 +1,6 @@
 //! Many services over many backends with many flows: that all of it works, and what it takes.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
@@ -9,8 +8,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Backend, Balancer, Config, HttpServer, Lab, Outcome, Service, Topology, balancer::program, client, lab::Family,
-    patience,
+    Backend, Balancer, Config, HttpServer, Lab, Outcome, Service, Topology, balancer::program, client,
+    control::resident, lab::Family, patience,
 };
 
 /// How much of everything.
@@ -240,12 +239,4 @@ fn count(lab: &Lab) -> u64 {
         .json();
     let flows = |row: &Value| row["flows"].as_u64().unwrap_or_default();
     counts.as_array().map_or(0, |rows| rows.iter().map(flows).sum())
-}
-
-/// Memory of a process, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kibibytes.expect("its memory") << 10
 }

@@ -22,8 +22,8 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
     /// Only some parts: instructions, main, new, flows, http, many-services,
-    /// flood, flip, memory, cores, schedulers, scale, sweep, services,
-    /// backends, size.
+    /// flood, flip, memory, cores, schedulers, scale, control, sweep,
+    /// services, backends, size.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the report goes: report.md, report.json and a picture for each group of curves [default: TARGET/bench].

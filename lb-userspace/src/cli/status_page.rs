@@ -1,5 +1,7 @@
 //! The page of `lb status`: the verdict first, then what is wrong, then the rest, from the services down to the tables.
 
+use std::collections::HashMap;
+
 use super::{
     grid::{Cell, Grid, Kind},
     human,
@@ -304,17 +306,32 @@ fn check_notes(service: &ServiceReport, view: &View) -> String {
 
 /// Names by what they have in common, in the order of the first of each group.
 pub(super) fn grouped<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(&'a str, String)> {
-    let mut groups: Vec<(&str, String)> = Vec::new();
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places = HashMap::new();
     for (key, name) in pairs {
-        match groups.iter_mut().find(|(found, _)| *found == key) {
-            Some((_, names)) => {
-                names.push_str(", ");
-                names.push_str(name);
-            }
-            None => groups.push((key, name.to_owned())),
+        let place = *places.entry(key).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((key, vec![name])),
         }
     }
-    groups
+    groups.into_iter().map(|(key, names)| (key, listed(&names))).collect()
+}
+
+/// All names; of very many, the first few and how many more there are: the table above has them all.
+fn listed(names: &[&str]) -> String {
+    const ALL: usize = 20;
+    const FIRST: usize = 10;
+    match names.get(..FIRST) {
+        Some(first) if names.len() > ALL => {
+            format!(
+                "{} and {} more",
+                first.join(", "),
+                human::count((names.len() - FIRST) as u64)
+            )
+        }
+        _ => names.join(", "),
+    }
 }
 
 fn reasons(status: &Status, view: &View) -> String {

@@ -1,7 +1,7 @@
 //! Walks over the flow tables: how many flows each backend has, and which removed backends have none left.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -145,33 +145,28 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     fn free_unused(&mut self, began: Duration, sweep: &Sweep) {
         let has_flows = |index| sweep.present.get(&index).is_some_and(|n| *n > 0);
         let unused = self.layout.unused(began, has_flows);
-        let any = !unused.is_empty();
+        if unused.is_empty() {
+            return;
+        }
+        let contents = self.layout.contents();
+        let ids: HashMap<u32, ServiceId> = contents.services.iter().rev().map(|(id, s)| (s.index, *id)).collect();
+        let mut freed = BTreeSet::new();
         for index in unused {
             let counters = self.counters_of(index);
-            let service = self.service_of(index);
+            let entry = self.layout.contents().backends.get(&index);
+            let service = entry.and_then(|backend| ids.get(&backend.service)).copied();
             let backend = Backend::default();
             if let Err(error) = self.write(&Action::SetBackend { index, backend }) {
                 tracing::warn!("a removed backend could not be freed: {error}; trying again");
                 continue;
             }
-            self.layout.freed(index);
+            freed.insert(index);
             if let Some(id) = service.filter(|id| self.desired.by_id(*id).is_some()) {
                 add(self.departed.entry(id).or_default(), &counters, 0);
             }
         }
-        if any {
-            self.save();
-        }
-    }
-
-    fn service_of(&self, backend: u32) -> Option<ServiceId> {
-        let contents = self.layout.contents();
-        let service = contents.backends.get(&backend)?.service;
-        contents
-            .services
-            .iter()
-            .find(|(_, entry)| entry.index == service)
-            .map(|(id, _)| *id)
+        self.layout.freed(&freed);
+        self.save();
     }
 
     fn sample_reasons(&mut self) {

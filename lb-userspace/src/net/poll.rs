@@ -36,13 +36,15 @@ pub(super) async fn run(tables: SharedTables) {
         sleep_until(next.into()).await;
         // What was answered is not asked again.
         let answers = sockets.receive();
-        let due = {
+        let (due, links) = {
             let mut tables = lock(&tables);
             answers.into_iter().for_each(|key| tables.polls.heard(key));
             tables.due_polls(Instant::now())
         };
-        for (poll, link) in due {
-            sockets.send(&poll, &link);
+        for poll in due {
+            if let Some(link) = links.get(&poll.key.ifindex) {
+                sockets.send(&poll, link);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of the network: pure tables that dumps fill and events keep current.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -273,8 +273,8 @@ impl Tables {
         !self.neighbours.get(&key).is_some_and(Neighbour::is_fresh)
     }
 
-    /// The next hops to ask now, each with its link.
-    pub(super) fn due_polls(&mut self, now: Instant) -> Vec<(Poll, InterfaceInfo)> {
+    /// The next hops to ask now, and the links that they are on.
+    pub(super) fn due_polls(&mut self, now: Instant) -> (Vec<Poll>, BTreeMap<u32, InterfaceInfo>) {
         let neighbours = &self.neighbours;
         let due = self.polls.take(now, |key| {
             let neighbour = neighbours.get(&key)?;
@@ -284,8 +284,9 @@ impl Tables {
                 neighbour.usable_mac()
             }
         });
-        let link = |poll: Poll| Some((poll, self.links.get(&poll.key.ifindex)?.clone()));
-        due.into_iter().filter_map(link).collect()
+        let used: BTreeSet<u32> = due.iter().map(|poll| poll.key.ifindex).collect();
+        let link = |index: u32| Some((index, self.links.get(&index)?.clone()));
+        (due, used.into_iter().filter_map(link).collect())
     }
 
     pub(super) fn forget_wanted(&mut self, key: NeighbourKey) {

@@ -242,11 +242,13 @@ impl Layout {
         self.backend_indices.unused(began, has_flows)
     }
 
-    /// A removed backend's entry was freed.
-    pub fn freed(&mut self, index: u32) {
-        self.backend_indices.release(index);
+    /// The entries of removed backends were freed.
+    pub fn freed(&mut self, indices: &BTreeSet<u32>) {
+        for index in indices {
+            self.backend_indices.release(*index);
+        }
         for members in self.members.values_mut() {
-            members.retain(|_, i| *i != index);
+            members.retain(|_, index| !indices.contains(index));
         }
         let ids: Vec<_> = self.services.iter().map(|(id, i)| (*id, *i)).collect();
         for (id, service) in ids {

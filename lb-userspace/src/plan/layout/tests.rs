@@ -128,7 +128,7 @@ fn sweep(fake: &mut FakeDatapath, layout: &mut Layout, now: Duration) {
             index,
             backend: Backend::default(),
         });
-        layout.freed(index);
+        layout.freed(&BTreeSet::from([index]));
     }
     layout.collect_garbage(now);
 }
