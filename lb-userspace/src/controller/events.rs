@@ -20,6 +20,9 @@ use crate::{
     model::{HealthTarget, Service, ServiceId},
 };
 
+/// Backends of a service that the log names when they change at the same time.
+const TOLD: usize = 50;
+
 /// Answers about next hops.
 pub(super) type Hops = HashMap<IpAddr, Result<NextHop, HopError>>;
 
@@ -42,8 +45,8 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     /// of thousands of backends is not gone through for each of them when all their first checks end at a time.
     pub(super) fn on_health(&mut self, events: Vec<HealthEvent>) {
         let came = Instant::now();
-        let mut news = Vec::new();
-        // In the order of their first verdict.
+        let mut news: HashMap<HealthTarget, HealthEvent> = HashMap::new();
+        // Services in the order of their first verdict, with the tier that serves until now.
         let (mut affected, mut tiers) = (Vec::new(), HashMap::new());
         for event in events {
             let Some(services) = self.targets.get(&event.target) else {
@@ -56,38 +59,31 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             for id in services {
                 tiers.entry(*id).or_insert_with(|| {
                     affected.push(*id);
-                    self.outlooks.get(id).and_then(|o| o.tier.serving)
+                    self.serving_tier(*id)
                 });
             }
-            news.push((services.clone(), event));
+            news.insert(event.target.clone(), event);
         }
         let flipped = self.publish_or_retry(&affected);
         let took = flipped.map(|at| at.duration_since(came));
-        for (services, event) in news {
-            let state = event.report.state;
-            let reason = event.report.last_result.map(|r| format!(" ({r})")).unwrap_or_default();
-            for id in services {
-                let before = tiers.insert(id, self.serving_tier(id)).flatten();
-                self.tell_flip(id, &event.target, state, &reason, before, took);
-            }
-            if state == HealthState::Down {
-                let (network, address) = (Arc::clone(&self.network), event.target.address.ip());
-                tokio::spawn(async move { network.ask_anew(address).await });
-            }
+        for id in affected {
+            self.tell_flip(id, &news, tiers.remove(&id).flatten(), took);
+        }
+        for event in news.into_values().filter(|e| e.report.state == HealthState::Down) {
+            let (network, address) = (Arc::clone(&self.network), event.target.address.ip());
+            tokio::spawn(async move { network.ask_anew(address).await });
         }
     }
 
+    /// Each backend that changed; where thousands did, some of them and how many there are.
     fn tell_flip(
         &self,
         id: ServiceId,
-        target: &HealthTarget,
-        state: HealthState,
-        reason: &str,
+        news: &HashMap<HealthTarget, HealthEvent>,
         before: Option<u8>,
         took: Option<Duration>,
     ) {
         let Some(service) = self.desired.by_id(id) else { return };
-        let word = if state == HealthState::Down { "down" } else { "up" };
         let tier = match self.serving_tier(id) {
             now if now == before => String::new(),
             Some(tier) => format!("; tier {tier} takes over"),
@@ -97,11 +93,34 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             Some(took) => format!("; published in {} us", took.as_micros()),
             None => String::new(),
         };
-        for backend in service.backends.iter().filter(|b| service.health_target(b) == *target) {
+        let backends = service.backends.iter();
+        let told: Vec<_> = backends
+            .filter_map(|b| Some((b, news.get(&service.health_target(b))?)))
+            .collect();
+        for (backend, HealthEvent { report, .. }) in told.iter().take(TOLD) {
+            let word = if report.state == HealthState::Down {
+                "down"
+            } else {
+                "up"
+            };
+            let reason = report
+                .last_result
+                .as_ref()
+                .map(|r| format!(" ({r})"))
+                .unwrap_or_default();
             tracing::info!(
                 "service {}: backend {} {word}{reason}{tier}{published}",
                 service.name,
                 backend.name
+            );
+        }
+        let rest = told.get(TOLD..).unwrap_or_default();
+        let down = rest.iter().filter(|(_, e)| e.report.state == HealthState::Down).count();
+        if !rest.is_empty() {
+            let up = rest.len() - down;
+            tracing::info!(
+                "service {}: at the same time {up} more backends up, {down} down",
+                service.name
             );
         }
     }
