@@ -130,7 +130,8 @@ impl Default for Limits {
         Self {
             flows_ipv4: 1 << 20,
             flows_ipv6: 1 << 18,
-            flows_mixed: 1 << 16,
+            // The rare case: 5 MiB in both directions.
+            flows_mixed: 1 << 14,
             half_open_ipv4: 1 << 17,
             half_open_ipv6: 1 << 15,
             services: 1024,
