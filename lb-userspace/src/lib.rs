@@ -8,6 +8,7 @@ pub mod config;
 pub mod controller;
 pub mod daemon;
 pub mod datapath;
+pub mod doctor;
 pub mod health;
 pub mod model;
 pub mod net;

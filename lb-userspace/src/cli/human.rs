@@ -128,7 +128,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 }
 
 /// `1 backend`, `2 backends`.
-pub(super) fn plural(n: usize, what: &str) -> String {
+pub(crate) fn plural(n: usize, what: &str) -> String {
     let s = if n == 1 { "" } else { "s" };
     format!("{n} {what}{s}")
 }

@@ -6,6 +6,7 @@ mod backend_setup;
 mod backend_test;
 mod bench;
 mod detach;
+mod doctor;
 mod flows;
 mod grid;
 pub(crate) mod human;
@@ -152,6 +153,8 @@ pub enum Command {
     Attach(attach::AttachArgs),
     /// Detach from an interface, or take everything down
     Detach(detach::DetachArgs),
+    /// Look for what the host and its devices could do better
+    Doctor(doctor::DoctorArgs),
     /// Show, count or end flows
     Flows(flows::FlowsArgs),
     /// Send load to your own installation, and measure it
@@ -242,6 +245,7 @@ fn ask(command: &Command, global: &Global, hooks: &Hooks) -> Result<(), ApiError
         Command::BackendTest(args) => args.run(&session),
         Command::Attach(args) => args.run(&session),
         Command::Detach(args) => args.run(&session, hooks),
+        Command::Doctor(args) => args.run(&session),
         Command::Flows(args) => args.run(&session),
         // Does not talk to the daemon; shows its plan before its results.
         Command::Bench(command) => return command.run(&session.view),

@@ -65,6 +65,7 @@ fn run(line: &str, session: &Session, hooks: &Hooks) -> Result<String, ApiError>
         Command::Version(args) => args.run(session, hooks),
         Command::Attach(args) => args.run(session),
         Command::BackendTest(args) => args.run(session),
+        Command::Doctor(args) => args.run(session),
         Command::Flows(args) => args.run(session),
         Command::Run(_) | Command::Status(_) | Command::Bench(_) | Command::BackendSetup(_) => panic!("not here"),
     }
@@ -226,4 +227,28 @@ fn detach_takes_everything_down_with_and_without_a_daemon() {
     assert!(text.contains("nothing is attached"), "{text}");
     let error = run("detach eth0", &session(directory.path(), false), &offline).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable);
+}
+
+#[test]
+fn the_doctor_works_with_a_daemon_and_without_and_names_what_is_not_there() {
+    let mut status = fixtures::status(vec![fixtures::web()]);
+    status.interfaces.clear();
+    let reply = Reply::Status {
+        status: Box::new(status),
+    };
+    let (directory, served) = daemon(vec![reply]);
+    let text = run("doctor lo", &session(directory.path(), false), &HOOKS).unwrap();
+    assert!(text.ends_with("looked at the host and 1 interface\n"), "{text}");
+    served.join().unwrap();
+    let nobody = tempfile::tempdir().unwrap();
+    let json = run("doctor lo", &session(nobody.path(), true), &HOOKS).unwrap();
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&json).unwrap().is_array(),
+        "{json}"
+    );
+    let refused = run("doctor lo lbt-none", &session(nobody.path(), false), &HOOKS).unwrap_err();
+    assert_eq!(
+        (refused.kind, refused.message.as_str()),
+        (ErrorKind::NotFound, "there is no interface lbt-none: see ip link")
+    );
 }
