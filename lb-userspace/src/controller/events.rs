@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -22,6 +23,9 @@ use crate::{
 
 /// Backends of a service that the log names when they change at the same time.
 const TOLD: usize = 50;
+
+/// Next hops that are looked up at a time: an answer takes a while, and ten thousand one after the other take as often that.
+const LOOK_UPS: usize = 64;
 
 /// Answers about next hops.
 pub(super) type Hops = HashMap<IpAddr, Result<NextHop, HopError>>;
@@ -175,11 +179,12 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     }
 
     pub(super) async fn look_up(network: &Arc<N>, addresses: BTreeSet<IpAddr>) -> Hops {
-        let mut hops = HashMap::with_capacity(addresses.len());
-        for address in addresses {
-            hops.insert(address, network.next_hop(address).await);
-        }
-        hops
+        let question = |address| {
+            let network = Arc::clone(network);
+            async move { (address, network.next_hop(address).await) }
+        };
+        let questions = stream::iter(addresses.into_iter().map(question));
+        questions.buffer_unordered(LOOK_UPS).collect().await
     }
 
     fn on_resolved(&mut self, hops: Hops) {

@@ -41,6 +41,8 @@ pub(super) struct FakeNet {
     pub(super) vips: BTreeMap<IpAddr, String>,
     pub(super) cleaned: bool,
     pub(super) asked_anew: Vec<IpAddr>,
+    /// What it takes to look a next hop up.
+    pub(super) takes: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,8 @@ impl Network for Net {
     }
 
     async fn next_hop(&self, to: IpAddr) -> Result<NextHop, HopError> {
+        let takes = self.0.lock().unwrap().takes;
+        sleep(takes).await;
         self.0
             .lock()
             .unwrap()
