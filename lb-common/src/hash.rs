@@ -1,12 +1,13 @@
 //! Hashes of flows, clients and backends, the same in the kernel and in user space.
 //!
-//! Those that place flows and backends in tables are Bob Jenkins' lookup3 (<https://burtleburtle.net/bob/c/lookup3.c>, May 2006, in the public domain), which reads
-//! 32-bit words and needs neither multiplication nor memory. Its seeds are constants on purpose: load balancers that
-//! stand beside each other choose alike, and so does one that was started anew.
+//! Packets are hashed by multiplication (Knuth, The Art of Computer Programming, volume 3, 6.4), in a dozen instructions. The hash
+//! that places backends in Maglev tables is Bob Jenkins' lookup3 (<https://burtleburtle.net/bob/c/lookup3.c>, May 2006, in the
+//! public domain). All seeds are constants on purpose: load balancers that stand beside each other choose alike, and so does one
+//! that was started anew.
 
 use crate::{
     abi::FlowKey,
-    net::{Address, AnyAddr},
+    net::{Address, AnyAddr, join},
 };
 
 /// lookup3 on its way, three words at a time.
@@ -53,28 +54,6 @@ impl Mixer {
     }
 }
 
-/// Of a client's address alone: all its flows, to all services, have the same.
-#[inline(always)]
-#[must_use]
-pub fn of_client<A: Address>(client: A) -> u32 {
-    let [a, b, c, d] = client.words();
-    Mixer::new(16, 0).mix([a, b, c]).finish([d, 0, 0])
-}
-
-/// Of the 5-tuple: every packet of a flow from its client has the same.
-#[inline(always)]
-#[must_use]
-pub fn of_flow<A: Address>(key: &FlowKey<A>) -> u32 {
-    let ([a, b, c, d], [e, f, g, h]) = (key.src.words(), key.dst.words());
-    let ports = (key.src_port.word() as u32) << 16 | key.dst_port.word() as u32;
-    // What differs most in the last words, which IPv4 fills too.
-    Mixer::new(40, 0)
-        .mix([b, c, d])
-        .mix([f, g, h])
-        .mix([a, e, key.protocol() as u32])
-        .finish([ports, 0, 0])
-}
-
 /// Of a backend's address and port, another one for each seed.
 #[must_use]
 pub const fn of_backend(address: AnyAddr, port: u16, seed: u32) -> u32 {
@@ -82,23 +61,52 @@ pub const fn of_backend(address: AnyAddr, port: u16, seed: u32) -> u32 {
     Mixer::new(20, seed).mix([a, b, c]).finish([d, port as u32, 0])
 }
 
-/// Odd numbers with bits all over: the fractions of the golden ratio and of the square roots of 2 and 3, in 64 bits.
+/// Odd numbers with bits all over: the fractions of the golden ratio and of the square roots of 2, 3, 5 and 7, in 64 bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const ROOT_2: u64 = 0x6a09_e667_f3bc_c909;
 const ROOT_3: u64 = 0xbb67_ae85_84ca_a73b;
+const ROOT_5: u64 = 0x3c6e_f372_fe94_f82b;
+const ROOT_7: u64 = 0xa54f_f53a_5f1d_36f1;
 
-/// Spreads the flows of clients, by their address and port: any bits of it are as even as any others.
-///
-/// It is multiplicative hashing (Knuth, The Art of Computer Programming, volume 3, 6.4), in two rounds. It is no match for
-/// a client who chooses its ports in order to collide, and nothing depends on that.
+/// Of a client's address alone: all its flows, to all services, have the same.
+#[inline(always)]
+#[must_use]
+pub fn of_client<A: Address>(client: A) -> u32 {
+    mixed(folded(client))
+}
+
+/// Of the 5-tuple without the VIP: every packet of a flow from its client has the same. It is no match for a client who chooses
+/// its ports in order to come to one backend, which could as well send more to it.
+#[inline(always)]
+#[must_use]
+pub fn of_flow<A: Address>(key: &FlowKey<A>) -> u32 {
+    let ports = join(key.src_port.word(), key.dst_port.word());
+    let rest = u64::from(ports) | u64::from(key.protocol()) << 32;
+    mixed(folded(key.src).wrapping_add(rest))
+}
+
+/// An address in 64 bits: the sum of its words, each by a multiplier of its own.
+#[inline(always)]
+fn folded<A: Address>(address: A) -> u64 {
+    let [a, b, c, d] = address.words().map(u64::from);
+    let (first, second) = (a.wrapping_mul(ROOT_2), b.wrapping_mul(ROOT_3));
+    let (third, fourth) = (c.wrapping_mul(ROOT_5), d.wrapping_mul(ROOT_7));
+    first.wrapping_add(second).wrapping_add(third).wrapping_add(fourth)
+}
+
+/// Two rounds of multiplication: any bits of the result are as even as any others.
+#[inline(always)]
+const fn mixed(word: u64) -> u32 {
+    let first = word.wrapping_mul(GOLDEN);
+    ((first ^ first >> 32).wrapping_mul(ROOT_2) >> 32) as u32
+}
+
+/// Spreads the flows of clients, by their address and port: any bits of it are as even as any others, and as those of
+/// [`of_flow`].
 #[inline(always)]
 #[must_use]
 pub fn flow<A: Address>(key: &FlowKey<A>) -> u32 {
-    let [a, b, c, d] = key.src.words().map(u64::from);
-    let port = u64::from(key.src_port.word());
-    let first = (a << 32 | b).wrapping_mul(ROOT_2) ^ (c << 32 | d).wrapping_mul(ROOT_3);
-    let sum = first.wrapping_add(port).wrapping_mul(GOLDEN);
-    ((sum ^ sum >> 32).wrapping_mul(ROOT_2) >> 32) as u32
+    mixed(folded(key.src).wrapping_add(u64::from(key.src_port.word())))
 }
 
 #[cfg(test)]
@@ -216,6 +224,71 @@ mod flow_tests {
             (0..65_535).map(|n| v6(0xfd00 << 112 | n << 64 | 1, 443)),
         );
         even("IPv6 hosts", (0..65_535).map(|n| v6(0xfd00 << 112 | n, 443)));
+    }
+
+    /// Over the slots of tables of several sizes, as [`by_hash`](crate::schedule::by_hash) takes them: flows of neighbours come to
+    /// each about as often, the same holds for the clients' addresses alone, and both families.
+    #[test]
+    fn tables_fill_evenly() {
+        let key4 = |client: u32, src: u16, dst: u16, protocol| {
+            let (client, vip) = (Addr4::from_wire(client.to_be_bytes()), Addr4::from_wire([10, 0, 0, 1]));
+            of_flow(&FlowKey::new((client, Be16::new(src)), (vip, Be16::new(dst)), protocol))
+        };
+        let key6 = |client: u128, src: u16| {
+            let (client, vip) = (Addr6::from_wire(client.to_be_bytes()), Addr6::from_wire([1; 16]));
+            of_flow(&FlowKey::new((client, Be16::new(src)), (vip, Be16::new(443)), UDP))
+        };
+        let net = 0xfd00u128 << 112;
+        for slots in [2, 5, 7, 64, 251, 1021, 65_537] {
+            let check = |name: &str, hashes: &mut dyn Iterator<Item = u32>| {
+                let (mut counts, mut all) = (vec![0u32; slots as usize], 0u32);
+                for hash in hashes {
+                    counts[crate::schedule::by_hash(hash, slots) as usize] += 1;
+                    all += 1;
+                }
+                let mean = f64::from(all) / f64::from(slots);
+                let chi: f64 = counts.iter().map(|n| (f64::from(*n) - mean).powi(2) / mean).sum();
+                let freedom = f64::from(slots - 1);
+                assert!(
+                    chi < freedom + 6.0 * (2.0 * freedom).sqrt() + 10.0,
+                    "{name} in {slots} slots: {chi}"
+                );
+            };
+            let v4 = |n: u32| 0x0a00_0000 + n;
+            check("ports", &mut (1024..65_535).map(|port| key4(v4(1), port, 80, TCP)));
+            check("clients", &mut (0..400_000).map(|n| key4(v4(n), 40_000, 80, TCP)));
+            check(
+                "clients of both protocols",
+                &mut (0..100_000).map(|n| key4(v4(n / 2), 9, 9, if n % 2 == 0 { TCP } else { UDP })),
+            );
+            check(
+                "ports and clients",
+                &mut (0..400_000).map(|n| key4(v4(n / 64), 32_768 + (n % 64) as u16, 443, UDP)),
+            );
+            check(
+                "a VIP's ports",
+                &mut (0..60_000).map(|port| key4(v4(7), 5060, port, UDP)),
+            );
+            check(
+                "even ports",
+                &mut (0..300_000).map(|n| key4(v4(n / 1000), 32_768 + 2 * (n % 1000) as u16, 443, TCP)),
+            );
+            check(
+                "addresses alone",
+                &mut (0..300_000).map(|n| of_client(Addr4::from_wire(v4(n).to_be_bytes()))),
+            );
+            check(
+                "every 256th address",
+                &mut (0..60_000).map(|n| of_client(Addr4::from_wire(v4(n << 8).to_be_bytes()))),
+            );
+            check("IPv6 ports", &mut (0..60_000).map(|port| key6(net | 1, port)));
+            check("IPv6 hosts", &mut (0..300_000).map(|n| key6(net | n, 443)));
+            check("IPv6 networks", &mut (0..300_000).map(|n| key6(net | n << 64 | 1, 443)));
+            check(
+                "IPv6 addresses alone",
+                &mut (0..300_000u128).map(|n| of_client(Addr6::from_wire((net | n << 64).to_be_bytes()))),
+            );
+        }
     }
 
     #[test]

@@ -18,21 +18,23 @@ pub const fn round_robin(ticket: u64, len: u32) -> u32 {
     }
 }
 
-/// Which slot of a table of `len` slots a hash takes. The caller sees to it that `len` is not zero.
+/// Which slot of a table of `len` slots a hash takes: the hash as a fraction of its range, so that its high bits count and
+/// nothing is divided (Lemire, "Fast Random Integer Generation in an Interval", 2019). The caller sees to it that `len` is not
+/// zero.
 #[inline(always)]
 #[must_use]
 pub const fn by_hash(hash: u32, len: u32) -> u32 {
-    match hash.checked_rem(len) {
-        Some(slot) => slot,
-        None => 0,
-    }
+    (hash as u64 * len as u64 >> 32) as u32
 }
 
 /// The slot that lies `steps` behind another one, around the end. The caller sees to it that `len` is not zero.
 #[inline(always)]
 #[must_use]
 pub const fn behind(slot: u32, steps: u32, len: u32) -> u32 {
-    by_hash(slot.wrapping_add(steps), len)
+    match slot.wrapping_add(steps).checked_rem(len) {
+        Some(slot) => slot,
+        None => 0,
+    }
 }
 
 /// How many slots are looked at for a backend that is not full, from the one whose turn it is on.

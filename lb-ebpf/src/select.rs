@@ -129,6 +129,7 @@ extern "C" fn with_room(rotation: u64, start: u64) -> u32 {
                 index => index,
             }
         }
+        Rule::SOURCE_HASH | Rule::MAGLEV => first(rotation, schedule::by_hash(start as u32, rotation.len())),
         _ => first(rotation, schedule::round_robin(start, rotation.len())),
     }
 }
