@@ -239,7 +239,9 @@ impl ServiceFlags {
     pub const SYN_COOKIES: u32 = 2;
     /// Every SYN is.
     pub const SYN_COOKIES_ALWAYS: u32 = 4;
-    /// Either.
+    /// Flows are stored where their slot moved lately, and nowhere else, see [`crate::direct`].
+    pub const MOVED_ONLY: u32 = 8;
+    /// Either kind of cookies.
     pub const ANY_SYN_COOKIES: u32 = Self::SYN_COOKIES | Self::SYN_COOKIES_ALWAYS;
 
     /// Whether any of `flags` is set.
@@ -342,7 +344,26 @@ pub struct Previous {
     pub pad: u32,
 }
 
-/// A run of slots; each is the index of a backend.
+/// A port of a service whose flows are stored only where their slot moved, see [`crate::direct`].
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct DirectEntry {
+    /// The VIP.
+    pub vip: AnyAddr,
+    /// Port, protocol and IP version, from [`crate::direct::what`]; 0: the place is free.
+    pub what: u32,
+    /// Index of the service.
+    pub service: u32,
+    /// Zero.
+    pub pad: [u32; 2],
+}
+
+/// Where such ports are found: those of one hash, a cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct DirectBucket(pub [DirectEntry; 2]);
+
+/// A run of slots; each is the index of a backend, with the mark [`crate::direct::MOVED`] where that is another one lately.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotPage(pub [u32; SLOTS_PER_PAGE as usize]);
@@ -652,6 +673,7 @@ const _: () = {
     assert!(size_of::<Backend>() == 16 + 4 + 12 + 20 + 8 + 20 + 4 + 4 + 8);
     assert!(size_of::<BackendEntry>() == 8 + 2 * size_of::<Backend>());
     assert!(size_of::<BackendStats>() == 48);
+    assert!(size_of::<DirectBucket>() == 64);
     assert!(size_of::<Cursor>() == 64);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
@@ -667,8 +689,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya asks for its marker trait on what maps hold")]
 
     use super::{
-        Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey,
-        Previous, Rotation, Service, ServiceKey, SlotPage, VipFlags,
+        Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, DirectBucket, Flow, FlowKey,
+        FragmentKey, Previous, Rotation, Service, ServiceKey, SlotPage, VipFlags,
     };
     use crate::net::{Addr4, Addr6};
 
@@ -693,6 +715,7 @@ mod pod {
         Rotation,
         Previous,
         SlotPage,
+        DirectBucket,
         Cursor,
         Active,
         Affinity,

@@ -7,6 +7,7 @@
 pub mod abi;
 pub mod checksum;
 pub mod decap;
+pub mod direct;
 pub mod encap;
 pub mod flow;
 pub mod fragment;

@@ -13,7 +13,7 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, Sent, Stage,
+    Exit, Sent, Stage, direct,
     family::Family,
     flow_table::{self, link_of},
     kernel, maps, odd, outer,
@@ -78,18 +78,21 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
         return Err(no_flow);
     }
     let key = FlowKey::new((quote.dst, dst_port), (quote.src, src_port), quote.protocol);
-    let flow = flow_table::peek::<F>(&key, kernel::now()).ok_or(no_flow)?;
+    let packet = Packet::<F> {
+        key,
+        flags: TcpFlags(0),
+        ttl: ip.ttl,
+        length: ip.length,
+        l4: ip.l4,
+    };
+    let flow = match direct::flow::<F>(frame, &packet)? {
+        Some(flow) => flow,
+        None => flow_table::peek::<F>(&key, kernel::now()).ok_or(no_flow)?,
+    };
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !backend.mode.sees_replies() {
         // The backend sent what is quoted as it stands there: the error reaches it as the flow's packets do.
-        let packet = Packet::<F> {
-            key,
-            flags: TcpFlags(0),
-            ttl: ip.ttl,
-            length: ip.length,
-            l4: ip.l4,
-        };
         return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);

@@ -11,6 +11,7 @@
 mod affinity;
 mod compose;
 mod cookie;
+mod direct;
 mod encap;
 mod family;
 mod features;

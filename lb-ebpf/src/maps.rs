@@ -9,9 +9,10 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Active, Affinity, AffinityKey, Backend, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey,
-        FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
+        Active, Affinity, AffinityKey, Backend, BackendEntry, BackendStats, Cursor, Datagram, DirectBucket, Flow,
+        FlowKey, FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
+    direct,
     flow::Tick,
     fragment::Piece,
     limit::Bucket,
@@ -64,6 +65,8 @@ static AFFINITY_V6: LruHashMap<AffinityKey<Addr6>, Affinity> = LruHashMap::with_
 static CURSORS: Array<Cursor> = Array::with_max_entries(1, 0);
 #[map]
 static SLOTS: Array<SlotPage> = Array::with_max_entries(1, 0);
+#[map]
+static DIRECT: Array<DirectBucket> = Array::with_max_entries(direct::BUCKETS, 0);
 #[map]
 static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1, 0);
 #[map]
@@ -416,8 +419,32 @@ pub fn previous(service: u32) -> Option<Previous> {
 /// The backend that a slot names.
 #[inline(always)]
 pub fn slot(slot: u32) -> Option<u32> {
+    marked_slot(slot).map(direct::backend_of)
+}
+
+/// A slot with its mark, see [`direct`].
+#[inline(always)]
+pub fn marked_slot(slot: u32) -> Option<u32> {
     let page = SLOTS.get(slot / SLOTS_PER_PAGE)?;
     page.0.get((slot % SLOTS_PER_PAGE) as usize).copied()
+}
+
+/// How many ports [`direct_bucket`] knows, which the controller keeps up to date. It is no map of its own: the program has its
+/// address, so that asking is one load.
+#[unsafe(no_mangle)]
+static mut DIRECT_PORTS: u64 = 0;
+
+/// Whether [`direct_bucket`] knows any port.
+#[inline(always)]
+pub fn any_direct() -> bool {
+    // SAFETY: an aligned eight-byte value, which only the controller writes.
+    unsafe { (&raw const DIRECT_PORTS).read_volatile() != 0 }
+}
+
+/// Ports of services whose flows are stored only where their slot moved.
+#[inline(always)]
+pub fn direct_bucket(bucket: u32) -> Option<&'static DirectBucket> {
+    DIRECT.get(bucket)
 }
 
 /// The version of a backend that counts now.

@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    Exit, Sent, Stage,
+    Exit, Sent, Stage, direct,
     family::Family,
     flow_table, icmp, kernel, maps,
     packet::{Frame, Window},
@@ -72,6 +72,9 @@ fn packet<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         Ok(packet) => packet,
         Err(exit) => return Err(tiny::<F>(frame, ip).unwrap_or(exit)),
     };
+    if let Some(flow) = direct::flow::<F>(frame, &packet)? {
+        return pipeline::send_on::<F>(packet, ip.piece, flow);
+    }
     let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
     let (flow, _) = found.ok_or(Exit::Divert(Stage::Open))?;
     pipeline::send_on::<F>(packet, ip.piece, flow)
@@ -130,7 +133,10 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         length: ip.length,
         l4: ip.l4,
     };
-    let flow = flow_table::peek::<F>(&packet.key, now).ok_or_else(unknown)?;
+    let flow = match direct::flow::<F>(frame, &packet)? {
+        Some(flow) => flow,
+        None => flow_table::peek::<F>(&packet.key, now).ok_or_else(unknown)?,
+    };
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !datagram.admit(ip.piece.offset, length) {

@@ -14,7 +14,7 @@ use lb_common::{
 use crate::{
     Exit, Sent, Stage,
     cookie::{self, Cookie},
-    encap,
+    direct, encap,
     family::{Family, V4, V6},
     features,
     flow_table::{self, Found},
@@ -40,10 +40,13 @@ fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
     established::<V6>(frame)
 }
 
-/// It costs the flow, its backend and a counter.
+/// It costs the flow, its backend and a counter; where the packet alone tells the backend, no flow.
 #[inline(always)]
 fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, places) = parse::packet::<F>(frame)?;
+    if let Some(direct) = direct::find::<F>(&packet) {
+        return direct::deliver::<F>(frame, &packet, direct);
+    }
     let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
     let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
     deliver_at::<F>(frame, &packet, || Ok(places), flow, backend)
@@ -97,7 +100,10 @@ fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Fo
         let refused = cookie::beyond_limit::<F>(packet, service);
         return unstored::find::<F>(frame, packet, service, now, refused);
     }
-    let chosen = select::backend::<F>(service, packet, now)?;
+    let chosen = match direct::going_on::<F>(service, packet, now) {
+        Some(chosen) => chosen,
+        None => select::backend::<F>(service, packet, now)?,
+    };
     mixed::divert_chosen::<F>(packet, service, chosen)?;
     acceptable::<F>(frame, packet, chosen)?;
     let found = flow_table::open::<F>(frame, packet, service, chosen, now)?;

@@ -79,7 +79,7 @@ const CUTS: &[usize] = &[1400, 2000, 2960];
 
 /// What leaves of a client's packet that came cut, under an identification: fragments of the forwarded packet, each wrapped
 /// where that is.
-fn cut_on_the_way(forwarded: &Packet, id: u32, cuts: &[usize]) -> Vec<Vec<u8>> {
+pub(crate) fn cut_on_the_way(forwarded: &Packet, id: u32, cuts: &[usize]) -> Vec<Vec<u8>> {
     let fragments = cut(&forwarded.clone().with(|p| p.outer = None), id, cuts);
     match forwarded.outer {
         Some(outer) => fragments.iter().map(|fragment| outer.around(fragment, 0)).collect(),

@@ -18,6 +18,7 @@ mod case;
 mod cookies;
 mod counters;
 mod decap;
+mod direct;
 mod down;
 mod extensions;
 mod forward;

@@ -29,7 +29,7 @@ use crate::{
 const SIZE: u32 = 1021;
 
 /// The slots of a service by a scheduler, with a weight for each server.
-fn slots(service: &Service, scheduler: Scheduler, weights: &[u32]) -> (Rule, Vec<u32>) {
+pub(crate) fn slots(service: &Service, scheduler: Scheduler, weights: &[u32]) -> (Rule, Vec<u32>) {
     let peers: Vec<_> = service
         .servers
         .iter()
@@ -49,7 +49,7 @@ fn slots(service: &Service, scheduler: Scheduler, weights: &[u32]) -> (Rule, Vec
 }
 
 /// What the packet path must find in a table.
-fn predicted(rule: Rule, slots: &[u32], packet: &Packet) -> u32 {
+pub(crate) fn predicted(rule: Rule, slots: &[u32], packet: &Packet) -> u32 {
     let hash = match (packet.from, packet.to) {
         (SocketAddr::V4(from), SocketAddr::V4(to)) => {
             hash_of::<Addr4>(rule, packet, (*from.ip()).into(), (*to.ip()).into())
@@ -81,7 +81,7 @@ fn setup(backends: u32) -> Setup {
 }
 
 /// A request of one client of many.
-fn from_client(service: &Service, number: u16, port: u16) -> Packet {
+pub(crate) fn from_client(service: &Service, number: u16, port: u16) -> Packet {
     let [high, low] = number.to_be_bytes();
     let ip = service.case.ip(200 + high, low);
     Packet {

@@ -20,8 +20,9 @@ use lb_common::{
 };
 
 use super::{
-    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowTables as _, KernelFlowTables, batch, links,
-    loader,
+    Attachment, BackendCounters, Contents, Datapath, DatapathError, FlowTables as _, KernelFlowTables, batch,
+    direct::DirectPorts,
+    links, loader,
     maps::{self, Maps, ServiceMap},
     pins::{Pins, kernel},
 };
@@ -38,6 +39,7 @@ use crate::{
 pub struct KernelDatapath {
     ebpf: Ebpf,
     maps: Maps,
+    direct: DirectPorts,
     flows: Arc<KernelFlowTables>,
     pins: Pins,
     limits: Limits,
@@ -83,10 +85,12 @@ impl KernelDatapath {
         }
         let mut maps = Maps::take(&mut ebpf, pins)?;
         // A daemon that was killed may have left a service whose VIP it had not come to.
-        for id in services(&maps.services_v4, &maps.services_v6)?.into_keys() {
+        let services = services(&maps.services_v4, &maps.services_v6)?;
+        for id in services.keys() {
             maps.vips.add(id.vip.ip())?;
         }
         Ok(Self {
+            direct: DirectPorts::take(&mut ebpf, &services)?,
             maps,
             flows: Arc::new(KernelFlowTables::open(pins)?),
             ebpf,
@@ -219,10 +223,12 @@ impl Datapath for KernelDatapath {
                 "service-ports",
             )
         })?;
+        self.direct.set(id, &value)?;
         self.maps.vips.add(id.vip.ip())
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), DatapathError> {
+        self.direct.remove(id)?;
         let (port, protocol) = (Be16::new(id.vip.port()), number(id.protocol));
         let result = match id.vip.ip() {
             IpAddr::V4(ip) => self
@@ -363,7 +369,8 @@ fn full(error: &MapError, what: &'static str, limit: u32, key: &'static str) -> 
     kernel(format!("cannot write to {what}"), loader::chain(error))
 }
 
-const fn number(protocol: Protocol) -> u8 {
+/// Its number (IANA).
+pub(super) const fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => net::TCP,
         Protocol::Udp => net::UDP,

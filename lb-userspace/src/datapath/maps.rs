@@ -8,9 +8,10 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        self, Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, Flow, FlowKey, FragmentKey,
-        Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
+        self, Active, Affinity, AffinityKey, BackendEntry, BackendStats, Cursor, Datagram, DirectBucket, Flow, FlowKey,
+        FragmentKey, Previous, Rotation, SLOTS_PER_PAGE, Service, ServiceKey, SlotPage, VipFlags,
     },
+    direct,
     flow::Tick,
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
@@ -34,7 +35,7 @@ pub const DEVICES: u32 = 64;
 pub(super) const MIXED_SEEN: &str = "MIXED_SEEN";
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 30] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 31] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -118,6 +119,7 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 30]
             size_of::<Affinity>(),
         ),
         ("SLOTS", slots.div_ceil(SLOTS_PER_PAGE), 4, size_of::<SlotPage>()),
+        (super::direct::PORTS, direct::BUCKETS, 4, size_of::<DirectBucket>()),
         ("BACKENDS", backends, 4, size_of::<BackendEntry>()),
         ("ACTIVE", backends, 4, size_of::<Active>()),
         ("SOURCES", SOURCE_PLACES, 4, size_of::<AnyAddr>()),
@@ -276,7 +278,7 @@ fn open(pins: &Pins, name: &str) -> Result<MapData, DatapathError> {
     MapData::from_pin(&path).map_err(|e| kernel(format!("cannot open {}", path.display()), e))
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, DatapathError> {
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, DatapathError> {
     let map = ebpf
         .take_map(name)
         .ok_or_else(|| kernel(format!("map {name}"), "not in the packet path's object"))?;

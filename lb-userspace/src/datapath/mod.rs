@@ -8,6 +8,7 @@ mod batch;
 mod clock;
 pub mod decap;
 mod detach;
+mod direct;
 #[cfg(test)]
 pub(crate) mod fake;
 mod flows;
