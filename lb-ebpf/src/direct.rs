@@ -2,24 +2,24 @@
 //! only where their slot moved lately ([`lb_common::direct`]). It comes before all that knows of flows.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, Mode, Rule, Service, ServiceFlags},
+    abi::{Backend, BackendState, Flow, FlowKey, Mode, Rule, Service, ServiceFlags},
     direct,
     encap::inner_mtu,
-    flow::{Direction, Tick},
+    flow::{Direction, TcpFlags, Tick},
     hash,
-    net::TCP,
+    net::{Addr4, Addr6, Address, TCP, UDP},
     reason::DropReason,
     schedule,
-    wire::ETHERNET,
+    wire::{ETHERNET, Ipv6, Tcp, Udp},
 };
 
 use crate::{
     Exit, Sent, encap,
-    family::{Family, Key},
+    family::{Family, Key, V4, V6},
     flow_table, kernel, maps,
-    packet::Frame,
-    parse::Packet,
-    pipeline, rewrite, select, stats, vlan,
+    packet::{Frame, Window},
+    parse::{self, ETHERTYPE, HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
+    select, stats, vlan,
 };
 
 /// A backend and its index.
@@ -27,11 +27,13 @@ pub type Direct = (u32, &'static Backend);
 
 /// The backend of a packet, if its hash alone tells it.
 #[inline(always)]
-pub fn find<F: Family>(packet: &Packet<F>) -> Option<Direct> {
-    if !maps::any_direct() {
-        return None;
-    }
-    let index = slot::<F>(&packet.key)?;
+fn find<F: Family>(key: &Key<F>) -> Option<Direct> {
+    if maps::any_direct() { lookup::<F>(key) } else { None }
+}
+
+#[inline(always)]
+fn lookup<F: Family>(key: &Key<F>) -> Option<Direct> {
+    let index = slot::<F>(key)?;
     let backend = maps::backend(index)?;
     // What becomes of the packets of others, those know who know of flows.
     let serves = backend.state == BackendState::UP && !backend.mode.sees_replies();
@@ -54,19 +56,115 @@ fn slot<F: Family>(key: &Key<F>) -> Option<u32> {
     (!direct::is_moved(slot)).then_some(slot)
 }
 
-/// Sends a plain packet on.
-#[inline(always)]
-pub fn deliver<F: Family>(frame: Frame, packet: &Packet<F>, (index, backend): Direct) -> Result<Sent, Exit> {
-    pipeline::lives_on(packet.ttl, backend)?;
-    pipeline::fits(packet.length, inner_mtu(backend))?;
-    count_opened(packet, index);
-    if backend.mode == Mode::L2_DSR {
-        rewrite::neighbour(frame, &backend.link)?;
-    } else {
-        encap::apply::<F>(frame, packet, backend)?;
+/// Sends a packet on that is as plain as most are, if its hash tells where to. `None`: those see to it who see to all.
+#[inline(never)]
+pub fn forward(frame: Frame) -> Option<Result<Sent, Exit>> {
+    const IPV4: u16 = V4::ETHERTYPE;
+    const IPV6: u16 = V6::ETHERTYPE;
+    let ethernet: Window<ETHERNET> = frame.window(0)?;
+    match ethernet.read::<u16, ETHERTYPE>() {
+        IPV4 => send(frame, plain_ipv4(frame)?),
+        IPV6 => forward_ipv6(frame),
+        _ => None,
     }
+}
+
+/// In a function of its own: addresses of both families would not fit the registers.
+#[inline(never)]
+fn forward_ipv6(frame: Frame) -> Option<Result<Sent, Exit>> {
+    send(frame, plain_ipv6(frame)?)
+}
+
+/// A packet with TCP or UDP right behind an IPv4 header without options, in one piece.
+#[inline(always)]
+fn plain_ipv4(frame: Frame) -> Option<Packet<V4>> {
+    const NO_OPTIONS: u32 = 0x45;
+    let head: Window<{ HEAD_V4 + size_of::<Udp>() }> = frame.window(0)?;
+    let [first, second, third, src, dst] = head.words::<5, ETHERNET>();
+    let piece_of_more = u32::from_be(second) & 0x3fff;
+    if u32::from_be(first) >> 24 != NO_OPTIONS || piece_of_more != 0 {
+        return None;
+    }
+    let [ttl, protocol, ..] = third.to_ne_bytes();
+    let length = u32::from_be(first) & 0xffff;
+    let ends = (Addr4::from_word(src), Addr4::from_word(dst));
+    let rest = head.part::<{ size_of::<Udp>() }, HEAD_V4>();
+    plain(frame, ends, (protocol, ttl, length), rest)
+}
+
+/// The same behind an IPv6 header.
+#[inline(always)]
+fn plain_ipv6(frame: Frame) -> Option<Packet<V6>> {
+    let head: Window<{ HEAD_V6 + size_of::<Udp>() }> = frame.window(0)?;
+    let [first, second] = head.words::<2, ETHERNET>();
+    if u32::from_be(first) >> 28 != 6 {
+        return None;
+    }
+    let [_, _, protocol, ttl] = second.to_ne_bytes();
+    let length = (u32::from_be(second) >> 16) + size_of::<Ipv6>() as u32;
+    let ends = (
+        Addr6::from_any(head.words::<4, IPV6_SOURCE>()),
+        Addr6::from_any(head.words::<4, IPV6_DESTINATION>()),
+    );
+    let rest = head.part::<{ size_of::<Udp>() }, HEAD_V6>();
+    plain(frame, ends, (protocol, ttl, length), rest)
+}
+
+/// What was read of the IP header, with what the first bytes of the transport header say.
+#[inline(always)]
+fn plain<F: Family>(
+    frame: Frame,
+    (src, dst): (F::Addr, F::Addr),
+    (protocol, ttl, length): (u8, u8, u32),
+    rest: Window<{ size_of::<Udp>() }>,
+) -> Option<Packet<F>> {
+    let payload = length.wrapping_sub(F::HEADER as u32);
+    // Also where the header claims less than itself.
+    if length < F::HEADER as u32 || !parse::fits(frame, length) {
+        return None;
+    }
+    let [ports, second] = rest.words::<2, 0>();
+    let flags = match protocol {
+        UDP => {
+            let claimed = u32::from_be(second) >> 16;
+            let sound = claimed >= size_of::<Udp>() as u32 && claimed <= payload;
+            sound.then_some(TcpFlags(0))?
+        }
+        TCP => {
+            let header: Window<{ size_of::<Tcp>() }> = frame.window(F::HEAD)?;
+            let [data_offset, flags] = header.read::<u16, 12>().to_ne_bytes();
+            let bytes = u32::from(data_offset >> 4) * 4;
+            let sound = bytes >= size_of::<Tcp>() as u32 && bytes <= payload;
+            sound.then_some(TcpFlags(flags))?
+        }
+        _ => return None,
+    };
+    let (src_port, dst_port) = parse::split(ports);
+    Some(Packet {
+        key: FlowKey::new((src, src_port), (dst, dst_port), protocol),
+        flags,
+        ttl,
+        length,
+        l4: F::HEAD,
+    })
+}
+
+#[inline(always)]
+fn send<F: Family>(frame: Frame, packet: Packet<F>) -> Option<Result<Sent, Exit>> {
+    let (index, backend) = lookup::<F>(&packet.key)?;
+    // Those who are told why not are told so elsewhere.
+    if packet.length > inner_mtu(backend) || (packet.ttl <= 1 && backend.mode != Mode::L2_DSR) {
+        return None;
+    }
+    count_opened(&packet, index);
     stats::count_packet(index, Direction::TO_BACKEND, ETHERNET as u32 + packet.length);
-    vlan::send(frame, &backend.link)
+    if backend.mode == Mode::L2_DSR {
+        let ethernet: Window<ETHERNET> = frame.window(0)?;
+        ethernet.set_words::<3, 0>(backend.link.addresses);
+    } else if let Err(exit) = encap::apply::<F>(frame, &packet, backend) {
+        return Some(Err(exit));
+    }
+    Some(vlan::send(frame, &backend.link))
 }
 
 /// A connection that nothing is stored of is opened by its SYN, and nobody sees it end.
@@ -81,7 +179,7 @@ fn count_opened<F: Family>(packet: &Packet<F>, index: u32) {
 /// tells the backend of.
 #[inline(always)]
 pub fn flow<F: Family>(frame: Frame, packet: &Packet<F>) -> Result<Option<&'static mut Flow<F::Addr>>, Exit> {
-    let Some((index, backend)) = find::<F>(packet) else {
+    let Some((index, backend)) = find::<F>(&packet.key) else {
         return Ok(None);
     };
     let new = F::new_flow().ok_or(Exit::Drop(DropReason::Internal))?;

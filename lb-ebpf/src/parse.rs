@@ -341,7 +341,7 @@ pub fn ipv6_extensions(frame: Frame, mut ip: Ip<Addr6>) -> Result<Ip<Addr6>, Exi
 
 /// Whether the frame holds as much as the IP header claims. It may hold more: Ethernet pads short frames.
 #[inline(always)]
-fn fits(frame: Frame, length: u32) -> bool {
+pub fn fits(frame: Frame, length: u32) -> bool {
     let length = ETHERNET + length as usize;
     length <= frame.length() || length <= frame.whole_length()
 }

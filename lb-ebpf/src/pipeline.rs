@@ -27,6 +27,11 @@ use crate::{
 /// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
 #[inline(always)]
 pub fn forward(frame: Frame) -> Result<Sent, Exit> {
+    if maps::any_direct()
+        && let Some(left) = direct::forward(frame)
+    {
+        return left;
+    }
     match parse::ethertype(frame)? {
         EtherType::Ipv4 => established::<V4>(frame),
         EtherType::Ipv6 => established_ipv6(frame),
@@ -40,13 +45,10 @@ fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
     established::<V6>(frame)
 }
 
-/// It costs the flow, its backend and a counter; where the packet alone tells the backend, no flow.
+/// It costs the flow, its backend and a counter.
 #[inline(always)]
 fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, places) = parse::packet::<F>(frame)?;
-    if let Some(direct) = direct::find::<F>(&packet) {
-        return direct::deliver::<F>(frame, &packet, direct);
-    }
     let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
     let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
     deliver_at::<F>(frame, &packet, || Ok(places), flow, backend)

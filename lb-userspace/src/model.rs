@@ -15,8 +15,8 @@ pub use self::{
     backend::{AdminState, Backend, endpoint_name},
     health::{HealthCheck, HealthTarget, HttpProbe, Probe},
     service::{
-        Extent, ForwardingMode, OnDown, Protocol, Protocols, Scheduler, Scheduling, Service, ServiceId, SynCookies,
-        Timeouts, Vip, VipAddress,
+        Extent, FlowTracking, ForwardingMode, OnDown, Protocol, Protocols, Scheduler, Scheduling, Service, ServiceId,
+        SynCookies, Timeouts, Vip, VipAddress,
     },
 };
 

@@ -346,6 +346,7 @@ fn scheduling_words(old: &Scheduling, new: &Scheduling) -> Vec<String> {
             ("slow-start", span(s.slow_start)),
             ("drain-timeout", span(s.drain_timeout)),
             ("syn-cookies", s.syn_cookies.to_string()),
+            ("flow-tracking", s.flow_tracking.to_string()),
         ]
     };
     let both = words(old).into_iter().zip(words(new));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Sweep,
-    model::{AdminState, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, SynCookies, Timeouts},
+    model::{AdminState, FlowTracking, ForwardingMode, OnDown, Protocol, Scheduler, Scheduling, SynCookies, Timeouts},
 };
 
 /// Everything that `lb status` shows.
@@ -144,6 +144,9 @@ pub struct SchedulingReport {
     /// Which SYNs are answered with cookies.
     #[serde(default)]
     pub syn_cookies: SynCookies,
+    /// Which flows are stored.
+    #[serde(default)]
+    pub flow_tracking: FlowTracking,
 }
 
 impl From<Scheduling> for SchedulingReport {
@@ -157,6 +160,7 @@ impl From<Scheduling> for SchedulingReport {
             slow_start_ms: ms(scheduling.slow_start),
             drain_timeout_ms: ms(scheduling.drain_timeout),
             syn_cookies: scheduling.syn_cookies,
+            flow_tracking: scheduling.flow_tracking,
         }
     }
 }
@@ -171,6 +175,7 @@ impl From<SchedulingReport> for Scheduling {
             slow_start: Duration::from_millis(report.slow_start_ms),
             drain_timeout: Duration::from_millis(report.drain_timeout_ms),
             syn_cookies: report.syn_cookies,
+            flow_tracking: report.flow_tracking,
         }
     }
 }

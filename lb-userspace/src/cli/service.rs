@@ -15,8 +15,8 @@ use super::{
 use crate::{
     api::{ApiError, ErrorKind, Reply, Request, ServiceChange, ServiceReport},
     model::{
-        Backend, Extent, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Scheduler, Scheduling, Service,
-        ServiceId, SynCookies, Timeouts, Vip, VipAddress,
+        Backend, Extent, FlowTracking, ForwardingMode, HealthCheck, OnDown, Probe, Protocols, Scheduler, Scheduling,
+        Service, ServiceId, SynCookies, Timeouts, Vip, VipAddress,
     },
 };
 
@@ -153,6 +153,10 @@ pub(super) struct SchedulingArgs {
     /// off, under-flood or always [default: off]
     #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true)]
     syn_cookies: Option<SynCookies>,
+
+    /// Flows to store: all, or of moved slots alone [default: all]
+    #[arg(long, value_name = "all|moved", value_enum, hide_possible_values = true)]
+    flow_tracking: Option<FlowTracking>,
 }
 
 impl SchedulingArgs {
@@ -165,6 +169,7 @@ impl SchedulingArgs {
             || self.slow_start.is_some()
             || self.drain_timeout.is_some()
             || self.syn_cookies.is_some()
+            || self.flow_tracking.is_some()
     }
 
     fn apply(&self, scheduling: &mut Scheduling) {
@@ -177,6 +182,7 @@ impl SchedulingArgs {
             slow_start: self.slow_start.unwrap_or(now.slow_start),
             drain_timeout: self.drain_timeout.unwrap_or(now.drain_timeout),
             syn_cookies: self.syn_cookies.unwrap_or(now.syn_cookies),
+            flow_tracking: self.flow_tracking.unwrap_or(now.flow_tracking),
         };
     }
 }
@@ -185,7 +191,7 @@ impl SchedulingArgs {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("change").args([
     "on_down", "failback", "timeouts", "scheduler", "maglev_table_size", "rehash_window", "affinity", "one_packet",
-    "slow_start", "drain_timeout", "syn_cookies",
+    "slow_start", "drain_timeout", "syn_cookies", "flow_tracking",
 ]).required(true).multiple(true))]
 pub struct SetArgs {
     /// Name, or ADDRESS:PORT/PROTOCOL

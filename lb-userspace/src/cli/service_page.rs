@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::{Counters, SchedulingReport, ServiceReport, TimeoutsReport},
-    model::{Scheduler, SynCookies},
+    model::{FlowTracking, Scheduler, SynCookies},
 };
 
 /// The page.
@@ -34,6 +34,7 @@ fn settings(service: &ServiceReport, view: &View) -> String {
         slow_start_ms,
         drain_timeout_ms,
         syn_cookies,
+        flow_tracking,
     } = service.scheduling;
     let TimeoutsReport {
         tcp_syn_ms,
@@ -60,6 +61,7 @@ fn settings(service: &ServiceReport, view: &View) -> String {
         (syn_cookies != SynCookies::Off).then(|| ("SYN cookies", syn_cookies.to_string())),
         by_hash.then(|| ("Maglev table", format!("{maglev_table_size} slots"))),
         by_hash.then(|| ("rehash window", or_off(rehash_window_ms))),
+        (flow_tracking != FlowTracking::All).then(|| ("flow tracking", "moved: flows of moved slots only".to_owned())),
         service.tunnel_port.map(|port| ("tunnel port", port.to_string())),
         Some(("timeouts", timeouts.join(", "))),
     ];

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{BackendReport, Counters, FlowTableReport, HealthState, SchedulingReport, ServiceReport, Status},
-    model::{AdminState, Protocol, SynCookies, endpoint_name},
+    model::{AdminState, FlowTracking, Protocol, SynCookies, endpoint_name},
 };
 
 /// Share of a flow table from which on it is shown as a problem, in percent.
@@ -149,6 +149,10 @@ fn scheduling(scheduling: &SchedulingReport) -> Vec<String> {
     let spans = spans.map(|(name, ms)| format!("{name} {}", human::span(ms / 1000)));
     spans
         .chain(scheduling.one_packet.then(|| "one-packet".to_owned()))
+        .chain(
+            (scheduling.flow_tracking != FlowTracking::All)
+                .then(|| format!("flow tracking {}", scheduling.flow_tracking)),
+        )
         .chain((scheduling.syn_cookies != SynCookies::Off).then(|| format!("SYN cookies {}", scheduling.syn_cookies)))
         .collect()
 }

@@ -7,8 +7,8 @@ use clap::{ValueEnum, builder::PossibleValue};
 use crate::{
     config::value,
     model::{
-        Backend, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler, SynCookies, Timeouts, Vip,
-        XdpMode,
+        Backend, FlowTracking, ForwardingMode, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler, SynCookies,
+        Timeouts, Vip, XdpMode,
     },
     plan::maglev::is_prime,
 };
@@ -54,6 +54,11 @@ choices! { Scheduler:
     "least-conn" => LeastConn, "fewest active flows for the weight";
     "source-hash" => SourceHash, "by the client's address";
     "maglev" => Maglev, "by addresses and ports";
+}
+
+choices! { FlowTracking:
+    "all" => All, "every flow is stored";
+    "moved" => Moved, "those whose slot got another backend lately";
 }
 
 choices! { SynCookies:

@@ -10,8 +10,8 @@ use super::{
     value,
 };
 use crate::model::{
-    AdminState, Backend, Extent, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Protocols, Scheduler,
-    Scheduling, Service, ServiceId, SynCookies, Timeouts, Vip, VipAddress,
+    AdminState, Backend, Extent, FlowTracking, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol,
+    Protocols, Scheduler, Scheduling, Service, ServiceId, SynCookies, Timeouts, Vip, VipAddress,
 };
 
 const HTTP_ONLY: [&str; 4] = ["path", "host", "expect-status", "expect-body"];
@@ -131,6 +131,12 @@ fn scheduling(section: &mut Section<'_>) -> Scheduling {
                     ("under-flood", SynCookies::UnderFlood),
                     ("always", SynCookies::Always),
                 ],
+            )
+            .unwrap_or_default(),
+        flow_tracking: section
+            .choice(
+                "flow-tracking",
+                &[("all", FlowTracking::All), ("moved", FlowTracking::Moved)],
             )
             .unwrap_or_default(),
     }

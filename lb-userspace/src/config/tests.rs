@@ -12,6 +12,7 @@ use crate::{
 
 const INTERFACE: &str = "[[interface]]\nname = \"eth0\"\n";
 const SERVICE: &str = "[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n";
+const DIRECT: &str = "mode = \"l2-dsr\"\nscheduler = \"maglev\"\nflow-tracking = \"moved\"\n";
 const BACKEND: &str = "[[service.backend]]\naddress = \"10.0.0.11:80\"\n";
 
 fn examples() -> Vec<PathBuf> {
@@ -337,6 +338,30 @@ fn mistakes_are_told() {
             format!(
                 "{INTERFACE}{SERVICE}syn-cookies = \"always\"\n[[service.backend]]\naddress = \"[2001:db8::11]:80\"\n"
             ),
+        ),
+        (
+            "flow_tracking_of_turns",
+            format!("{INTERFACE}{SERVICE}mode = \"l2-dsr\"\nflow-tracking = \"moved\"\n{BACKEND}"),
+        ),
+        (
+            "flow_tracking_of_replies",
+            format!("{INTERFACE}{SERVICE}scheduler = \"maglev\"\nflow-tracking = \"moved\"\n{BACKEND}"),
+        ),
+        (
+            "flow_tracking_with_affinity",
+            format!("{INTERFACE}{SERVICE}{DIRECT}affinity = \"1m\"\n{BACKEND}"),
+        ),
+        (
+            "flow_tracking_of_single_packets",
+            format!("{INTERFACE}{SERVICE}{DIRECT}protocol = \"udp\"\none-packet = true\n{BACKEND}"),
+        ),
+        (
+            "flow_tracking_without_a_window",
+            format!("{INTERFACE}{SERVICE}{DIRECT}rehash-window = \"0s\"\n{BACKEND}"),
+        ),
+        (
+            "flow_tracking_with_limits",
+            format!("{INTERFACE}{SERVICE}{DIRECT}{BACKEND}max-connections = 5\n"),
         ),
         (
             "syn_cookies_of_udp",

@@ -14,6 +14,7 @@ use super::{
     Controller, DEBOUNCE,
     outlook::KnownHop,
     ports::{Health, HealthEvent, HopError, NetEvent, Network, NextHop, PlacedVip},
+    strays::Strays,
 };
 use crate::{
     api::HealthState,
@@ -41,7 +42,7 @@ pub(super) enum Internal {
     /// A VIP was removed, or not.
     VipRemoved(IpAddr, Result<(), String>),
     /// The flow tables were walked, from this moment on.
-    Swept(Duration, Result<Sweep, DatapathError>),
+    Swept(Duration, Result<Sweep, DatapathError>, Option<Strays>),
 }
 
 impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
@@ -139,7 +140,7 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             Internal::Found(hops) => self.on_found(hops),
             Internal::VipAdded(vip, result) => self.on_vip_added(vip, result),
             Internal::VipRemoved(vip, result) => self.on_vip_removed(vip, result),
-            Internal::Swept(began, result) => self.on_swept(began, result),
+            Internal::Swept(began, result, strays) => self.on_swept(began, result, strays),
         }
     }
 

@@ -19,6 +19,7 @@ mod requests;
 mod saver;
 mod start;
 mod status;
+mod strays;
 mod sweep;
 mod targets;
 #[cfg(test)]

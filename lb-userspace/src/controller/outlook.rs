@@ -21,8 +21,8 @@ use super::{
 use crate::{
     api::HealthState,
     model::{
-        AdminState, Backend, Config, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Scheduler, Service,
-        ServiceId, SynCookies, Timeouts,
+        AdminState, Backend, Config, FlowTracking, ForwardingMode, HealthTarget, OnDown, Probe, Protocol, Scheduler,
+        Service, ServiceId, SynCookies, Timeouts,
     },
     plan::{Candidate, Filling, TierChoice, WantedBackend, WantedService, choose_tier, ramp},
 };
@@ -178,8 +178,12 @@ fn entry(service: &Service) -> abi::Service {
         SynCookies::UnderFlood => ServiceFlags::SYN_COOKIES,
         SynCookies::Always => ServiceFlags::SYN_COOKIES_ALWAYS,
     };
+    let moved_only = match service.scheduling.flow_tracking {
+        FlowTracking::All => 0,
+        FlowTracking::Moved => ServiceFlags::MOVED_ONLY,
+    };
     abi::Service {
-        flags: ServiceFlags(one_packet | cookies),
+        flags: ServiceFlags(one_packet | cookies | moved_only),
         affinity: in_ticks(service.scheduling.affinity),
         ..abi::Service::default()
     }
@@ -188,7 +192,9 @@ fn entry(service: &Service) -> abi::Service {
 /// Where backends see the client's own ports, packets of flows that are not in the flow table can go on.
 fn previous_until(service: &Service, world: &World) -> Option<Tick> {
     let window = service.scheduling.rehash_window;
-    let counts = service.id.protocol == Protocol::Tcp && service.mode != ForwardingMode::FullNat && !window.is_zero();
+    let moved_only = service.scheduling.flow_tracking == FlowTracking::Moved;
+    let asked = service.id.protocol == Protocol::Tcp || moved_only;
+    let counts = asked && service.mode != ForwardingMode::FullNat && !window.is_zero();
     Some(world.tick.filter(|_| counts)?.plus(in_ticks(window)))
 }
 

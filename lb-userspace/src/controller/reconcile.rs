@@ -1,6 +1,9 @@
 //! From what is wanted to what is written.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -55,9 +58,19 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
     /// The first write that failed; those before it stand.
     pub(super) fn publish(&mut self, id: ServiceId) -> Result<Option<Instant>, PublishError> {
         let draft = self.draft(id)?;
+        let flipped = match draft {
+            Some(draft) => self.bring_about(id, &draft)?,
+            None => None,
+        };
+        self.dirty.remove(&id);
+        Ok(flipped)
+    }
+
+    /// Does what a draft says, as far as it goes.
+    fn bring_about(&mut self, id: ServiceId, draft: &Draft) -> Result<Option<Instant>, DatapathError> {
         let mut flipped = None;
         let mut result = Ok(());
-        for action in draft.iter().flat_map(|d| diff(&d.before, &d.after)) {
+        for action in diff(&draft.before, &draft.after) {
             result = self.write(&action);
             if result.is_err() {
                 break;
@@ -66,13 +79,25 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
                 flipped = Some(Instant::now());
             }
         }
-        if let Some(draft) = draft {
-            let now = self.now();
-            self.layout.settle(id, &draft, now);
+        let now = self.now();
+        self.layout.settle(id, draft, now);
+        result.map(|()| flipped)
+    }
+
+    /// Leaves marks at these slots of a service's table alone. What does not succeed is tried again after the next sweep.
+    pub(super) fn publish_marks(&mut self, id: ServiceId, marks: &BTreeSet<u32>) {
+        let now = self.now();
+        let done = match self.layout.draft_marks(id, marks, now) {
+            Ok(draft) => self.bring_about(id, &draft).map_err(PublishError::from),
+            Err(error) => Err(error.into()),
+        };
+        match done {
+            Ok(_) => tracing::debug!("service {}: {} slots have marks", self.name_of(id), marks.len()),
+            Err(error) => tracing::warn!(
+                "service {}: marks stay longer than they need: {error}",
+                self.name_of(id)
+            ),
         }
-        result?;
-        self.dirty.remove(&id);
-        Ok(flipped)
     }
 
     /// What to bring about for a service; nothing while it is withheld.

@@ -15,6 +15,7 @@ use super::{
     Controller,
     events::Internal,
     ports::{Health, Network},
+    strays::Strays,
 };
 use crate::{
     api::{Counters, SweepReport},
@@ -72,10 +73,17 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
         let counted: Vec<u32> = self.layout.contents().backends.keys().copied().collect();
         self.books.counted = counted.into_iter().map(|i| (i, self.counters_of(i))).collect();
         let (flows, internal, began) = (Arc::clone(&self.flows), self.internal.clone(), self.now());
-        tokio::task::spawn_blocking(move || drop(internal.send(Internal::Swept(began, flows.sweep()))));
+        let mut strays = Strays::begin(&self.layout, self.flows.now().ok());
+        tokio::task::spawn_blocking(move || {
+            let sweep = match &mut strays {
+                Some(strays) => flows.sweep_watching(Some(&mut |flow| strays.note(flow))),
+                None => flows.sweep(),
+            };
+            drop(internal.send(Internal::Swept(began, sweep, strays)));
+        });
     }
 
-    pub(super) fn on_swept(&mut self, began: Duration, result: Result<Sweep, DatapathError>) {
+    pub(super) fn on_swept(&mut self, began: Duration, result: Result<Sweep, DatapathError>, strays: Option<Strays>) {
         self.books.running = false;
         let sweep = match result {
             Ok(sweep) => sweep,
@@ -101,6 +109,10 @@ impl<D: Datapath, N: Network, H: Health> Controller<D, N, H> {
             && let Ok(tick) = self.flows.now()
         {
             self.forget_previous(|layout| layout.outdated(tick));
+        }
+        let needless = strays.map(|strays| strays.needless(&self.layout));
+        for (id, marks) in needless.unwrap_or_default() {
+            self.publish_marks(id, &marks);
         }
     }
 

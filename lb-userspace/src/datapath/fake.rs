@@ -10,6 +10,7 @@ use std::{
 
 use lb_common::{
     abi::{Backend, BackendState, Previous, Rotation, Service, SlotPage},
+    direct::{backend_of, is_moved},
     flow::Tick,
 };
 
@@ -125,6 +126,9 @@ impl State {
                 let known = self.maps.previous.get(service).map(|p| p.rotation);
                 let kept =
                     previous.rotation.is_empty() || previous.rotation == current || Some(previous.rotation) == known;
+                // One of marked slots may be made of both.
+                let order = order_of(current, &self.maps.pages).unwrap_or_default();
+                let kept = kept || current.is_empty() || order.into_iter().any(is_moved);
                 assert!(kept, "{action:?}: that was not in force");
             }
             Action::RemoveService(_)
@@ -142,7 +146,7 @@ impl State {
             let order = order_of(rotation, &maps.pages).unwrap_or_else(|| panic!("{id}: pages are missing"));
             let spill = maps.spills.get(service).copied().unwrap_or_default();
             let spill = order_of(spill, &maps.pages).unwrap_or_else(|| panic!("{id}: pages are missing"));
-            let named: BTreeSet<u32> = order.into_iter().chain(spill).collect();
+            let named: BTreeSet<u32> = order.into_iter().chain(spill).map(backend_of).collect();
             for slot in named {
                 let backend = maps
                     .backends
@@ -170,7 +174,12 @@ impl State {
         contents.rotations.retain(|s, _| published.contains(s));
         contents.spills.retain(|s, _| published.contains(s));
         contents.previous.retain(|s, _| published.contains(s));
-        let rotations = contents.rotations.values().chain(contents.spills.values());
+        let previous = contents.previous.values().map(|p| &p.rotation);
+        let rotations = contents
+            .rotations
+            .values()
+            .chain(contents.spills.values())
+            .chain(previous);
         let ranges: Vec<_> = rotations.map(|r| pages_of(*r)).collect();
         contents
             .pages
@@ -286,9 +295,12 @@ impl Datapath for FakeDatapath {
 }
 
 impl FlowTables for FakeDatapath {
-    fn sweep(&self) -> Result<Sweep, DatapathError> {
+    fn sweep_watching(&self, watch: Option<&mut dyn FnMut(&FlowEntry)>) -> Result<Sweep, DatapathError> {
         let mut state = self.state();
         state.sweeps += 1;
+        if let Some(watch) = watch {
+            state.flows.iter().for_each(watch);
+        }
         Ok(state.sweep.clone())
     }
 

@@ -72,21 +72,22 @@ const SHARE: u32 = 10;
 const PAUSE_AFTER: Duration = Duration::from_millis(2);
 
 impl FlowTables for KernelFlowTables {
-    fn sweep(&self) -> Result<Sweep, DatapathError> {
+    fn sweep_watching(&self, mut watch: Option<&mut dyn FnMut(&FlowEntry)>) -> Result<Sweep, DatapathError> {
         let now = self.now()?;
         let mut pace = Pace::new();
         let mut result = Sweep::default();
+        let watch = &mut watch;
         let [half_open_v4, flows_v4] = &self.ipv4;
         let [half_open_v6, flows_v6] = &self.ipv6;
         result.half_open = [
-            sweep(half_open_v4, now, &mut pace, &mut result)?,
-            sweep(half_open_v6, now, &mut pace, &mut result)?,
+            sweep(half_open_v4, now, &mut pace, &mut result, watch)?,
+            sweep(half_open_v6, now, &mut pace, &mut result, watch)?,
         ];
-        let mixed = sweep(&self.mixed_ipv4, now, &mut pace, &mut result)?
-            + sweep(&self.mixed_ipv6, now, &mut pace, &mut result)?;
+        let mixed = sweep(&self.mixed_ipv4, now, &mut pace, &mut result, watch)?
+            + sweep(&self.mixed_ipv6, now, &mut pace, &mut result, watch)?;
         result.flows = [
-            sweep(flows_v4, now, &mut pace, &mut result)?,
-            sweep(flows_v6, now, &mut pace, &mut result)?,
+            sweep(flows_v4, now, &mut pace, &mut result, watch)?,
+            sweep(flows_v6, now, &mut pace, &mut result, watch)?,
             mixed,
         ];
         result.cpu = pace.used();
@@ -231,6 +232,7 @@ fn sweep<A: UserAddress, B: UserAddress>(
     now: Tick,
     pace: &mut Pace,
     sweep: &mut Sweep,
+    watch: &mut Option<&mut dyn FnMut(&FlowEntry)>,
 ) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
@@ -261,6 +263,9 @@ where
             }
         } else if to_backend {
             flows += 1;
+            if let Some(watch) = watch {
+                watch(&entry(key, flow));
+            }
             *sweep.present.entry(flow.backend).or_default() += 1;
             if flow.phase != Phase::CLOSING {
                 *sweep.active.entry(flow.backend).or_default() += 1;

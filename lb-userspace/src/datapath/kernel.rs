@@ -180,6 +180,7 @@ impl Datapath for KernelDatapath {
             }
             let previous: Previous = get(self.maps.previous.get(index, 0), "PREVIOUS")?;
             if !previous.rotation.is_empty() && !previous.until.passed(now) {
+                self.pages(previous.rotation, &mut contents.pages)?;
                 contents.previous.insert(*index, previous);
             }
         }

@@ -84,7 +84,7 @@ pub struct Contents {
     pub spills: BTreeMap<u32, Rotation>,
     /// The rotations before the last change, as long as they count, by service index.
     pub previous: BTreeMap<u32, Previous>,
-    /// Slot pages of the schedules that rotations and spills refer to, by the number of the first.
+    /// Slot pages of the schedules that all of these refer to, by the number of the first.
     pub pages: BTreeMap<u32, Pages>,
     /// Backend entries that are not free, by index.
     pub backends: BTreeMap<u32, Backend>,
@@ -291,11 +291,18 @@ pub trait Datapath: Send {
 /// The flow tables by themselves, so that a walk over a million flows keeps nobody from publishing a change. A handle
 /// is used from threads that may block.
 pub trait FlowTables: Send + Sync + 'static {
+    /// Walks the tables: counts flows, removes expired ones, and gives those that are neither to `watch`, each once at least.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn sweep_watching(&self, watch: Option<&mut dyn FnMut(&FlowEntry)>) -> Result<Sweep, DatapathError>;
     /// Walks the tables: counts flows, removes expired ones.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn sweep(&self) -> Result<Sweep, DatapathError>;
+    fn sweep(&self) -> Result<Sweep, DatapathError> {
+        self.sweep_watching(None)
+    }
     /// Walks the tables from a place on and gives unexpired flows to `visit`, each once, until some time after it asks for a
     /// break. Gives the place to go on from; `None` at the end.
     ///

@@ -236,6 +236,29 @@ pub struct Scheduling {
     /// Which SYNs are answered with cookies before a flow is opened.
     #[serde(default)]
     pub syn_cookies: SynCookies,
+    /// Which flows are stored.
+    #[serde(default)]
+    pub flow_tracking: FlowTracking,
+}
+
+/// Which flows of a service are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowTracking {
+    /// All.
+    #[default]
+    All,
+    /// Those whose slot of the hash table got another backend lately; the others go where the table says.
+    Moved,
+}
+
+impl fmt::Display for FlowTracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::All => "all",
+            Self::Moved => "moved",
+        })
+    }
 }
 
 /// Which SYNs of a service are answered with cookies.
@@ -279,6 +302,7 @@ impl Default for Scheduling {
             slow_start: Duration::ZERO,
             drain_timeout: Duration::ZERO,
             syn_cookies: SynCookies::Off,
+            flow_tracking: FlowTracking::All,
         }
     }
 }

@@ -16,13 +16,15 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Backend, BackendState, Previous, Rotation, Service},
+    abi::{Backend, BackendState, Previous, Rotation, Service, ServiceFlags},
+    direct,
     flow::Tick,
 };
 
 use super::{
     diff::Action,
     indices::Indices,
+    moved::Table,
     ranges::{Range, RangeAllocator},
     schedule::Filling,
     slots,
@@ -202,7 +204,29 @@ impl Layout {
         slots::order_of(rotation, &self.contents.pages)
             .unwrap_or_default()
             .into_iter()
+            .map(direct::backend_of)
             .collect()
+    }
+
+    /// Tables with marks of services whose flows are stored only where their slot moved, by service index, once no table from before
+    /// counts any more: what is opened from then on goes where its slot says.
+    #[must_use]
+    pub fn marked(&self, now: Tick) -> BTreeMap<u32, (ServiceId, Rotation, Table)> {
+        let contents = &self.contents;
+        let marked = self.services.iter().filter_map(|(id, index)| {
+            let entry = contents.services.get(id)?;
+            let waits = contents.previous.get(index).is_some_and(|p| !p.until.passed(now));
+            let rotation = *contents.rotations.get(index)?;
+            if waits || !entry.flags.any(ServiceFlags::MOVED_ONLY) || !rotation.rule().by_hash() {
+                return None;
+            }
+            let table = Table {
+                rule: rotation.rule(),
+                slots: slots::order_of(rotation, &contents.pages)?,
+            };
+            table.is_marked().then_some((*index, (*id, rotation, table)))
+        });
+        marked.collect()
     }
 
     /// Whether a service's slots are chosen by a hash, or were before the last change.

@@ -4,6 +4,7 @@ pub mod diff;
 pub mod indices;
 pub mod layout;
 pub mod maglev;
+pub mod moved;
 pub mod ramp;
 pub mod ranges;
 pub mod schedule;

@@ -28,13 +28,35 @@ pub const fn pages_of(rotation: Rotation) -> Range {
 /// thousand of them, which stand in several cuts of the maps at a time.
 pub type Pages = Arc<[SlotPage]>;
 
+/// How many slots a schedule has.
+#[must_use]
+pub fn len(order: &[u32]) -> u32 {
+    u32::try_from(order.len()).unwrap_or(u32::MAX)
+}
+
 /// A schedule in pages: the slots that `order` names by their positions in `backends`.
 #[must_use]
 pub fn paginate(order: &[u32], backends: &[u32]) -> Pages {
-    let page = |positions: &[u32]| {
+    in_pages(order, |position| name(position, backends))
+}
+
+/// The slots that `order` names by their positions in `backends`.
+#[must_use]
+pub fn named(order: &[u32], backends: &[u32]) -> Vec<u32> {
+    order.iter().map(|position| name(*position, backends)).collect()
+}
+
+fn name(position: u32, backends: &[u32]) -> u32 {
+    backends.get(position as usize).copied().unwrap_or(NO_BACKEND)
+}
+
+/// A schedule in pages, slot by slot as `slot` makes them.
+#[must_use]
+pub fn in_pages(order: &[u32], slot: impl Fn(u32) -> u32) -> Pages {
+    let page = |chunk: &[u32]| {
         let mut page = SlotPage([NO_BACKEND; SLOTS_PER_PAGE as usize]);
-        for (slot, position) in page.0.iter_mut().zip(positions) {
-            *slot = backends.get(*position as usize).copied().unwrap_or(NO_BACKEND);
+        for (place, from) in page.0.iter_mut().zip(chunk) {
+            *place = slot(*from);
         }
         page
     };
@@ -47,7 +69,7 @@ pub fn is_order(rotation: Rotation, all: &BTreeMap<u32, Pages>, pages: &Pages, s
     rotation.len() == slots && all.get(&pages_of(rotation).first) == Some(pages)
 }
 
-/// The schedule that a rotation refers to; `None` when a page is missing.
+/// The schedule that a rotation refers to, perhaps with marks ([`super::moved`]); `None` when a page is missing.
 #[must_use]
 pub fn order_of(rotation: Rotation, all: &BTreeMap<u32, Pages>) -> Option<Vec<u32>> {
     let Range { first, len } = pages_of(rotation);

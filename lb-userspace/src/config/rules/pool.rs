@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        Backend, Config, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service, SynCookies,
-        VipAddress, endpoint_name,
+        Backend, Config, FlowTracking, ForwardingMode, HealthCheck, HttpProbe, OnDown, Probe, Protocol, Service,
+        SynCookies, VipAddress, endpoint_name,
     },
     plan::maglev::{DEFAULT_SIZE, is_prime},
 };
@@ -157,6 +157,7 @@ fn scheduling(path: &str, service: &Service, problems: &mut Vec<Problem>) {
         );
     }
     syn_cookies(&key("syn-cookies"), service, problems);
+    flow_tracking(&key("flow-tracking"), service, problems);
     table_size(&key("maglev-table-size"), service, problems);
 }
 
@@ -182,6 +183,50 @@ fn syn_cookies(key: &str, service: &Service, problems: &mut Vec<Problem>) {
     } else {
         return;
     };
+    problems.push(Problem::new(key, message).value(when).expected(expected));
+}
+
+/// What a flow is stored for besides its backend, only stored flows have.
+fn flow_tracking(key: &str, service: &Service, problems: &mut Vec<Problem>) {
+    let scheduling = &service.scheduling;
+    if scheduling.flow_tracking == FlowTracking::All {
+        return;
+    }
+    let limited = service
+        .backends
+        .iter()
+        .find(|backend| backend.max_connections.is_some());
+    let (message, expected) = if !service.scheduler.by_hash() {
+        let message = format!(
+            "with scheduler {} the packet does not tell its backend",
+            service.scheduler
+        );
+        (message, "\"all\", or scheduler = \"source-hash\" or \"maglev\"")
+    } else if !service.mode.direct_return() {
+        let message = format!(
+            "in mode {} replies come back, which takes a flow for each",
+            service.mode
+        );
+        (message, "\"all\", or mode = \"l2-dsr\", \"ipip\" or \"gue\"")
+    } else if !scheduling.affinity.is_zero() {
+        let message = "clients with affinity go elsewhere than the table says".to_owned();
+        (message, "\"all\", or no `affinity` along with it")
+    } else if scheduling.one_packet {
+        let message = "datagrams that are scheduled by themselves have no flow".to_owned();
+        (message, "\"all\", or no `one-packet` along with it")
+    } else if scheduling.rehash_window.is_zero() {
+        let message = "with no rehash-window every change would cut connections".to_owned();
+        (message, "\"all\", or a `rehash-window` that is not 0")
+    } else if let Some(backend) = limited {
+        let message = format!(
+            "backend {} has max-connections, for which all flows are counted",
+            backend.name
+        );
+        (message, "\"all\", or no `max-connections` along with it")
+    } else {
+        return;
+    };
+    let when = scheduling.flow_tracking;
     problems.push(Problem::new(key, message).value(when).expected(expected));
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service};
+use lb_common::abi::{Backend, BackendState, Previous, Rotation, Rule, SLOTS_PER_PAGE, Service, ServiceFlags};
 
 use super::{Draft, Layout, LayoutError, WantedBackend, WantedService};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     model::ServiceId,
     plan::{
         maglev::Peer,
+        moved::{InForce, Table},
         ranges::Range,
         schedule,
         slots::{self, Pages},
@@ -116,10 +117,53 @@ impl Layout {
         cut.rotations.extend(all.rotations.get(index).map(|r| (*index, *r)));
         cut.spills.extend(all.spills.get(index).map(|r| (*index, *r)));
         cut.previous.extend(all.previous.get(index).map(|p| (*index, *p)));
-        for rotation in cut.rotations.values().chain(cut.spills.values()) {
+        let previous = cut.previous.values().map(|previous| &previous.rotation);
+        for rotation in cut.rotations.values().chain(cut.spills.values()).chain(previous) {
             cut.pages.extend(pages_in(*rotation, &all.pages));
         }
         cut
+    }
+
+    /// What is in force of a service whose flows shall be stored only where their slot moved.
+    fn in_force(&self, service: u32, before: &Contents) -> InForce {
+        let table = |rotation: &Rotation| {
+            let slots = slots::order_of(*rotation, &before.pages)?;
+            Some(Table {
+                rule: rotation.rule(),
+                slots,
+            })
+        };
+        let moved_only = |entry: &Service| entry.flags.any(ServiceFlags::MOVED_ONLY);
+        let rotation = before.rotations.get(&service).filter(|rotation| !rotation.is_empty());
+        InForce {
+            current: rotation.and_then(table),
+            before: before
+                .previous
+                .get(&service)
+                .and_then(|previous| table(&previous.rotation)),
+            all_stored: !before.services.is_empty() && !before.services.values().all(moved_only),
+        }
+    }
+
+    /// How the maps hold a service with marks at these slots of its table alone.
+    pub fn draft_marks(&mut self, id: ServiceId, marks: &BTreeSet<u32>, now: Duration) -> Result<Draft, LayoutError> {
+        let before = self.cut(id);
+        let mut after = before.clone();
+        let Some(index) = self.services.get(&id).copied() else {
+            return Ok(Draft { before, after });
+        };
+        let in_force = self.in_force(index, &before);
+        if let (Some(table), Some(current)) = (in_force.current, before.rotations.get(&index).copied()) {
+            let marked = table.marked_at(marks);
+            after.pages = BTreeMap::new();
+            let previous = before.previous.values().map(|previous| previous.rotation);
+            for rotation in before.spills.values().copied().chain(previous) {
+                after.pages.extend(pages_in(rotation, &before.pages));
+            }
+            let rotation = self.place(|_| marked.in_pages(), Some(current), &before, &mut after, now)?;
+            after.rotations.insert(index, rotation);
+        }
+        Ok(Draft { before, after })
     }
 
     /// What leads to a service.
@@ -216,16 +260,22 @@ impl Layout {
             wanted.backends.iter().map(peer).collect()
         };
         let current = before.rotations.get(&service).copied();
-        let fill = |peers: &[Peer], cap| -> (Rule, u32, Pages) {
-            let (rule, order) = schedule::fill(wanted.filling, peers, cap);
-            let len = u32::try_from(order.len()).unwrap_or(u32::MAX);
-            (rule, len, slots::paginate(&order, indices))
-        };
+        let in_turn = |peers: &[Peer], cap| schedule::fill(wanted.filling, peers, cap);
+        let fill = |(rule, order): (Rule, Vec<u32>)| (rule, slots::len(&order), slots::paginate(&order, indices));
         let serving = peers(|b| b.share);
-        let rotation = self.place(|cap| fill(&serving, cap), current, before, after, now)?;
+        let moved_only = wanted.entry.flags.any(ServiceFlags::MOVED_ONLY);
+        let in_force = moved_only.then(|| self.in_force(service, before));
+        let marked = |cap| match (in_turn(&serving, cap), &in_force) {
+            ((rule, order), Some(in_force)) if rule.by_hash() => {
+                let slots = slots::named(&order, indices);
+                in_force.mark(Table { rule, slots }).in_pages()
+            }
+            (order, _) => fill(order),
+        };
+        let rotation = self.place(marked, current, before, after, now)?;
         let next_tier = peers(|b| b.spill);
         let spill = before.spills.get(&service).copied();
-        match self.place(|cap| fill(&next_tier, cap), spill, before, after, now) {
+        match self.place(|cap| fill(in_turn(&next_tier, cap)), spill, before, after, now) {
             Ok(spill) => after.spills.extend((!spill.is_empty()).then_some((service, spill))),
             Err(error) => {
                 if current != Some(rotation) {
@@ -236,16 +286,64 @@ impl Layout {
         }
         after.rotations.insert(service, rotation);
         if let Some(until) = wanted.previous_until {
-            let replaced = current.filter(|old| *old != rotation && old.rule().by_hash() && !old.is_empty());
+            let kept = before.previous.get(&service).copied();
+            let replaced = match in_force {
+                Some(in_force) if !in_force.all_stored => {
+                    let new = Table {
+                        rule: rotation.rule(),
+                        slots: slots::order_of(rotation, &after.pages).unwrap_or_default(),
+                    };
+                    let changed = in_force.is_changed_by(&new);
+                    let origin = changed
+                        .then(|| in_force.origin())
+                        .flatten()
+                        .filter(|origin| origin.rule.by_hash());
+                    origin.and_then(|origin| self.place_origin(&origin, (current, kept), before, after, now))
+                }
+                _ => current.filter(|old| *old != rotation && old.rule().by_hash() && !old.is_empty()),
+            };
             let replaced = replaced.map(|rotation| Previous {
                 rotation,
                 until,
                 pad: 0,
             });
-            let kept = replaced.or_else(|| before.previous.get(&service).copied());
-            after.previous.extend(kept.map(|previous| (service, previous)));
+            if let Some(previous) = replaced.or(kept) {
+                after.pages.extend(pages_in(previous.rotation, &before.pages));
+                after.previous.insert(service, previous);
+            }
         }
         Ok(())
+    }
+
+    /// Where the table stands that says where flows from before go: that in force or the one from before it, if either says the
+    /// same, else in pages of its own. Where those are scarce, the one in force has to do.
+    fn place_origin(
+        &mut self,
+        origin: &Table,
+        (current, kept): (Option<Rotation>, Option<Previous>),
+        before: &Contents,
+        after: &mut Contents,
+        now: Duration,
+    ) -> Option<Rotation> {
+        let says = |rotation: &Rotation| {
+            let slots = slots::order_of(*rotation, &before.pages);
+            let table = slots.map(|slots| Table {
+                rule: rotation.rule(),
+                slots,
+            });
+            table.is_some_and(|table| table.plain() == *origin)
+        };
+        let current = current.filter(|rotation| !rotation.is_empty());
+        let standing = [current, kept.map(|kept| kept.rotation)];
+        if let Some(rotation) = standing.into_iter().flatten().find(says) {
+            return Some(rotation);
+        }
+        let (rule, len, pages) = origin.in_pages();
+        let Some(range) = self.pages.allocate(slots::pages_for(len), now) else {
+            return current;
+        };
+        after.pages.insert(range.first, pages);
+        Some(Rotation::new(range.first * SLOTS_PER_PAGE, len, rule))
     }
 
     /// Leaves a schedule that is the same where it is. A new one gets pages of its own; where those are scarce, a

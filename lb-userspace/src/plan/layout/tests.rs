@@ -48,11 +48,21 @@ fn backend(last: u8, share: u32, up: bool, source: u8) -> WantedBackend {
 }
 
 /// A service on so many ports.
-fn wanted(first: u16, ports: u16, scheduler: Scheduler, backends: Vec<WantedBackend>) -> WantedService {
+fn wanted(
+    first: u16,
+    ports: u16,
+    scheduler: Scheduler,
+    moved_only: bool,
+    backends: Vec<WantedBackend>,
+) -> WantedService {
+    let flags = if moved_only { ServiceFlags::MOVED_ONLY } else { 0 };
     WantedService {
         id: id(first),
         keys: (first..first + ports).map(id).collect(),
-        entry: Service::default(),
+        entry: Service {
+            flags: ServiceFlags(flags),
+            ..Service::default()
+        },
         filling: Filling {
             scheduler,
             table_size: 61,
@@ -78,6 +88,7 @@ struct Step {
     ports: u16,
     wanted: Option<Vec<WantedBackend>>,
     scheduler: Scheduler,
+    moved_only: bool,
     forgets: bool,
     fails_after: Option<usize>,
     wait: u64,
@@ -96,9 +107,11 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         scheduler(),
         any::<bool>(),
+        any::<bool>(),
     )
         .prop_map(
-            |(port, ports, wanted, fails_after, wait, sweep, scheduler, forgets)| Step {
+            |(port, ports, wanted, fails_after, wait, sweep, scheduler, forgets, moved_only)| Step {
+                moved_only,
                 scheduler,
                 forgets,
                 port,
@@ -156,12 +169,12 @@ proptest! {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let mut now = Duration::from_secs(1);
-        for Step { port, ports, wanted: wish, scheduler, forgets, fails_after, wait, sweep: swept } in steps {
+        for Step { port, ports, wanted: wish, scheduler, moved_only, forgets, fails_after, wait, sweep: swept } in steps {
             let id = id(port);
             now += Duration::from_millis(wait);
             fake.state().writes_left = fails_after;
             let draft = match wish {
-                Some(backends) => layout.draft(&wanted(port, ports, scheduler, backends), now),
+                Some(backends) => layout.draft(&wanted(port, ports, scheduler, moved_only, backends), now),
                 None => Ok(layout.draft_removal(id)),
             };
             if let Ok(draft) = draft {
@@ -218,14 +231,14 @@ proptest! {
     /// A layout that adopts what another left writes nothing for the same wish.
     #[test]
     fn adoption_writes_nothing(
-        wishes in proptest::collection::btree_map(1u16..4, (scheduler(), proptest::collection::btree_map(0u8..3, (1u32..9, any::<bool>(), 0u8..3), 0..3)), 1..3),
+        wishes in proptest::collection::btree_map(1u16..4, (scheduler(), any::<bool>(), proptest::collection::btree_map(0u8..3, (1u32..9, any::<bool>(), 0u8..3), 0..3)), 1..3),
     ) {
         let mut fake = FakeDatapath::default();
         let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
         let now = Duration::ZERO;
-        let wanted: Vec<_> = wishes.into_iter().map(|(port, (scheduler, backends))| {
+        let wanted: Vec<_> = wishes.into_iter().map(|(port, (scheduler, moved_only, backends))| {
             let backends = backends.into_iter().map(|(n, (w, up, s))| backend(n, w, up, s)).collect();
-            wanted(port * 10, port, scheduler, backends)
+            wanted(port * 10, port, scheduler, moved_only, backends)
         }).collect();
         for service in &wanted {
             let draft = layout.draft(service, now).unwrap();
@@ -245,7 +258,7 @@ fn a_removed_backend_that_comes_back_has_its_index_again() {
     let mut fake = FakeDatapath::default();
     let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
     let mut want = |backends: Vec<WantedBackend>| {
-        let wanted = wanted(1, 1, Scheduler::RoundRobin, backends);
+        let wanted = wanted(1, 1, Scheduler::RoundRobin, false, backends);
         let draft = layout.draft(&wanted, Duration::ZERO).unwrap();
         assert!(bring_about(&mut fake, &mut layout, &draft));
         layout.settle(id(1), &draft, Duration::ZERO);
@@ -264,7 +277,7 @@ fn a_table_that_goes_counts_for_a_while() {
     let pool = |weight| vec![backend(1, 1, true, 0), backend(2, weight, true, 0)];
     let mut want = |layout: &mut Layout, scheduler, weight| {
         let draft = layout
-            .draft(&wanted(1, 1, scheduler, pool(weight)), Duration::ZERO)
+            .draft(&wanted(1, 1, scheduler, false, pool(weight)), Duration::ZERO)
             .unwrap();
         assert!(bring_about(&mut fake, layout, &draft));
         layout.settle(id(1), &draft, Duration::ZERO);
@@ -290,4 +303,77 @@ fn a_table_that_goes_counts_for_a_while() {
     assert_eq!(kept.map(|p| p.rotation), Some(second));
     assert_eq!(layout.outdated(Tick(99)), []);
     assert_eq!(layout.outdated(Tick(100)).len(), 1);
+}
+
+/// Slots that move have marks until the window is over and no flow goes elsewhere; the table that says where flows from before go
+/// holds for all changes in between; and a new daemon finds both.
+#[test]
+fn slots_that_move_are_marked() {
+    let mut fake = FakeDatapath::default();
+    let mut layout = Layout::adopt(Contents::default(), SMALL, Duration::ZERO);
+    let marks = |layout: &Layout| {
+        let rotation = layout.contents.rotations[&0];
+        let slots = slots::order_of(rotation, &layout.contents.pages).unwrap();
+        slots.into_iter().filter(|slot| direct::is_moved(*slot)).count()
+    };
+    let mut want = |layout: &mut Layout, weights: [u32; 3]| {
+        let pool = (1..)
+            .zip(weights)
+            .map(|(n, weight)| backend(n, weight, weight > 0, 0))
+            .collect();
+        let wanted = wanted(1, 1, Scheduler::Maglev, true, pool);
+        let draft = layout.draft(&wanted, Duration::ZERO).unwrap();
+        assert!(bring_about(&mut fake, layout, &draft));
+        layout.settle(id(1), &draft, Duration::ZERO);
+        let previous = layout.contents.previous.get(&0).map(|p| p.rotation);
+        previous.map(|rotation| slots::order_of(rotation, &layout.contents.pages).unwrap())
+    };
+    assert_eq!(want(&mut layout, [1, 1, 1]), None);
+    assert_eq!(marks(&layout), 0, "a new service has no flows");
+    let first = slots::order_of(layout.contents.rotations[&0], &layout.contents.pages).unwrap();
+    assert_eq!(want(&mut layout, [1, 1, 0]), Some(first.clone()));
+    let one = marks(&layout);
+    assert!((10..40).contains(&one), "{one} of 61");
+    assert_eq!(
+        want(&mut layout, [1, 0, 0]),
+        Some(first.clone()),
+        "what it was without marks"
+    );
+    let two = marks(&layout);
+    assert!(two > one && two < 61, "{two} of 61");
+    assert!(layout.marked(Tick(99)).is_empty(), "the window lasts");
+    // A new daemon goes on with what it finds.
+    let found = fake.contents().unwrap();
+    let mut layout = Layout::adopt(found, SMALL, Duration::ZERO);
+    let mut want = |layout: &mut Layout, weights: [u32; 3]| {
+        let pool = (1..)
+            .zip(weights)
+            .map(|(n, weight)| backend(n, weight, weight > 0, 0))
+            .collect();
+        let draft = layout
+            .draft(&wanted(1, 1, Scheduler::Maglev, true, pool), Duration::ZERO)
+            .unwrap();
+        let writes = diff(&draft.before, &draft.after).len();
+        assert!(bring_about(&mut fake, layout, &draft));
+        layout.settle(id(1), &draft, Duration::ZERO);
+        writes
+    };
+    assert_eq!(want(&mut layout, [1, 0, 0]), 0, "nothing is written for the same wish");
+    assert!(want(&mut layout, [1, 1, 1]) > 0);
+    let previous = layout.contents.previous[&0].rotation;
+    assert_eq!(slots::order_of(previous, &layout.contents.pages), Some(first.clone()));
+    assert_eq!(marks(&layout), two);
+    // The window is over; of two slots, flows go elsewhere.
+    let marked = layout.marked(Tick(100));
+    let (id, _, table) = &marked[&0];
+    assert_eq!(*id, self::id(1));
+    let two: BTreeSet<u32> = (0..61)
+        .filter(|at| direct::is_moved(table.slots[*at as usize]))
+        .take(2)
+        .collect();
+    let draft = layout.draft_marks(*id, &two, Duration::ZERO).unwrap();
+    assert!(bring_about(&mut fake, &mut layout, &draft));
+    layout.settle(self::id(1), &draft, Duration::ZERO);
+    assert_eq!(marks(&layout), 2);
+    assert_eq!(table.clone().plain().slots, first, "the table is the same otherwise");
 }
