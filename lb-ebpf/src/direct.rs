@@ -2,7 +2,7 @@
 //! only where their slot moved lately ([`lb_common::direct`]). It comes before all that knows of flows.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Mode, Rule, Service, ServiceFlags},
+    abi::{Backend, BackendState, Flow, FlowKey, Mode, OnDown, Rule, Service, ServiceFlags},
     direct,
     encap::inner_mtu,
     flow::{Direction, TcpFlags, Tick},
@@ -18,7 +18,7 @@ use crate::{
     family::{Family, Key, V4, V6},
     flow_table, kernel, maps,
     packet::{Frame, Window},
-    parse::{self, ETHERTYPE, HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
+    parse::{self, HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
     select, stats, vlan,
 };
 
@@ -36,7 +36,9 @@ fn lookup<F: Family>(key: &Key<F>) -> Option<Direct> {
     let index = slot::<F>(key)?;
     let backend = maps::backend(index)?;
     // What becomes of the packets of others, those know who know of flows.
-    let serves = backend.state == BackendState::UP && !backend.mode.sees_replies();
+    let up = backend.state == BackendState::UP;
+    let kept = || backend.state == BackendState::DOWN && backend.on_down == OnDown::KEEP;
+    let serves = (up || kept()) && !backend.mode.sees_replies();
     serves.then_some((index, backend))
 }
 
@@ -56,28 +58,15 @@ fn slot<F: Family>(key: &Key<F>) -> Option<u32> {
     (!direct::is_moved(slot)).then_some(slot)
 }
 
-/// Sends a packet on that is as plain as most are, if its hash tells where to. `None`: those see to it who see to all.
-#[inline(never)]
-pub fn forward(frame: Frame) -> Option<Result<Sent, Exit>> {
-    const IPV4: u16 = V4::ETHERTYPE;
-    const IPV6: u16 = V6::ETHERTYPE;
-    let ethernet: Window<ETHERNET> = frame.window(0)?;
-    match ethernet.read::<u16, ETHERTYPE>() {
-        IPV4 => send(frame, plain_ipv4(frame)?),
-        IPV6 => forward_ipv6(frame),
-        _ => None,
-    }
-}
-
-/// In a function of its own: addresses of both families would not fit the registers.
-#[inline(never)]
-fn forward_ipv6(frame: Frame) -> Option<Result<Sent, Exit>> {
-    send(frame, plain_ipv6(frame)?)
+/// A packet that is as plain as most are, and what of its frame is written.
+pub struct Plain<F: Family> {
+    packet: Packet<F>,
+    ethernet: Window<ETHERNET>,
 }
 
 /// A packet with TCP or UDP right behind an IPv4 header without options, in one piece.
 #[inline(always)]
-fn plain_ipv4(frame: Frame) -> Option<Packet<V4>> {
+pub fn plain_ipv4(frame: Frame) -> Option<Plain<V4>> {
     const NO_OPTIONS: u32 = 0x45;
     let head: Window<{ HEAD_V4 + size_of::<Udp>() }> = frame.window(0)?;
     let [first, second, third, src, dst] = head.words::<5, ETHERNET>();
@@ -89,12 +78,14 @@ fn plain_ipv4(frame: Frame) -> Option<Packet<V4>> {
     let length = u32::from_be(first) & 0xffff;
     let ends = (Addr4::from_word(src), Addr4::from_word(dst));
     let rest = head.part::<{ size_of::<Udp>() }, HEAD_V4>();
-    plain(frame, ends, (protocol, ttl, length), rest)
+    let packet = plain(frame, ends, (protocol, ttl, length), rest)?;
+    let ethernet = head.part::<ETHERNET, 0>();
+    Some(Plain { packet, ethernet })
 }
 
 /// The same behind an IPv6 header.
 #[inline(always)]
-fn plain_ipv6(frame: Frame) -> Option<Packet<V6>> {
+pub fn plain_ipv6(frame: Frame) -> Option<Plain<V6>> {
     let head: Window<{ HEAD_V6 + size_of::<Udp>() }> = frame.window(0)?;
     let [first, second] = head.words::<2, ETHERNET>();
     if u32::from_be(first) >> 28 != 6 {
@@ -107,7 +98,9 @@ fn plain_ipv6(frame: Frame) -> Option<Packet<V6>> {
         Addr6::from_any(head.words::<4, IPV6_DESTINATION>()),
     );
     let rest = head.part::<{ size_of::<Udp>() }, HEAD_V6>();
-    plain(frame, ends, (protocol, ttl, length), rest)
+    let packet = plain(frame, ends, (protocol, ttl, length), rest)?;
+    let ethernet = head.part::<ETHERNET, 0>();
+    Some(Plain { packet, ethernet })
 }
 
 /// What was read of the IP header, with what the first bytes of the transport header say.
@@ -149,8 +142,10 @@ fn plain<F: Family>(
     })
 }
 
+/// Sends it on, if its hash tells where to, and gives what comes of it. `None`: those see to it who see to all.
 #[inline(always)]
-fn send<F: Family>(frame: Frame, packet: Packet<F>) -> Option<Result<Sent, Exit>> {
+pub fn send<F: Family>(frame: Frame, plain: Plain<F>, leave: impl Fn(Result<Sent, Exit>) -> u32) -> Option<u32> {
+    let Plain { packet, ethernet } = plain;
     let (index, backend) = lookup::<F>(&packet.key)?;
     // Those who are told why not are told so elsewhere.
     if packet.length > inner_mtu(backend) || (packet.ttl <= 1 && backend.mode != Mode::L2_DSR) {
@@ -159,12 +154,12 @@ fn send<F: Family>(frame: Frame, packet: Packet<F>) -> Option<Result<Sent, Exit>
     count_opened(&packet, index);
     stats::count_packet(index, Direction::TO_BACKEND, ETHERNET as u32 + packet.length);
     if backend.mode == Mode::L2_DSR {
-        let ethernet: Window<ETHERNET> = frame.window(0)?;
         ethernet.set_words::<3, 0>(backend.link.addresses);
-    } else if let Err(exit) = encap::apply::<F>(frame, &packet, backend) {
-        return Some(Err(exit));
+        return Some(leave(vlan::send(frame, &backend.link)));
     }
-    Some(vlan::send(frame, &backend.link))
+    Some(leave(
+        encap::apply::<F>(frame, &packet, backend).and_then(|()| vlan::send(frame, &backend.link)),
+    ))
 }
 
 /// A connection that nothing is stored of is opened by its SYN, and nobody sees it end.

@@ -43,7 +43,10 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use lb_common::reason::{DropReason, PassReason};
+use lb_common::{
+    network_types::eth::EtherType,
+    reason::{DropReason, PassReason},
+};
 
 use crate::packet::Frame;
 
@@ -110,8 +113,7 @@ const _: () = assert!(size_of::<Result<Sent, Exit>>() <= 8);
 /// Entry point on every interface.
 #[xdp(frags)]
 pub fn lb(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
-    leave(frame, pipeline::forward(frame))
+    forward(Frame::new(&ctx))
 }
 
 /// [`Stage::Open`].
@@ -159,7 +161,7 @@ pub fn lb_tagged(ctx: XdpContext) -> u32 {
         return pass(frame, PassReason::VlanTagged);
     }
     match vlan::strip(frame) {
-        Ok(frame) => leave(frame, pipeline::forward(frame)),
+        Ok(frame) => forward(frame),
         Err(exit) => leave(frame, Err(exit)),
     }
 }
@@ -197,6 +199,41 @@ pub fn lb_splice(ctx: XdpContext) -> u32 {
 pub fn lb_outer(ctx: XdpContext) -> u32 {
     let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::outer(frame))
+}
+
+#[inline(always)]
+fn forward(frame: Frame) -> u32 {
+    if maps::any_direct() {
+        let action = match parse::ethertype(frame) {
+            Ok(EtherType::Ipv4) => direct_ipv4(frame),
+            Ok(EtherType::Ipv6) => direct_ipv6(frame),
+            _ => NOT_DIRECT,
+        };
+        if action != NOT_DIRECT {
+            return action;
+        }
+    }
+    leave(frame, pipeline::forward(frame))
+}
+
+/// What no way that a packet leaves comes to.
+const NOT_DIRECT: u32 = xdp_action::XDP_ABORTED;
+
+// Packets whose hash alone tells their backend. Functions of their own, with all registers for what most packets of such services
+// take; other packets pay the call.
+
+#[inline(never)]
+fn direct_ipv4(frame: Frame) -> u32 {
+    direct::plain_ipv4(frame)
+        .and_then(|packet| direct::send(frame, packet, |result| leave(frame, result)))
+        .unwrap_or(NOT_DIRECT)
+}
+
+#[inline(never)]
+fn direct_ipv6(frame: Frame) -> u32 {
+    direct::plain_ipv6(frame)
+        .and_then(|packet| direct::send(frame, packet, |result| leave(frame, result)))
+        .unwrap_or(NOT_DIRECT)
 }
 
 /// From how a packet leaves to what XDP does with it.

@@ -27,11 +27,6 @@ use crate::{
 /// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
 #[inline(always)]
 pub fn forward(frame: Frame) -> Result<Sent, Exit> {
-    if maps::any_direct()
-        && let Some(left) = direct::forward(frame)
-    {
-        return left;
-    }
     match parse::ethertype(frame)? {
         EtherType::Ipv4 => established::<V4>(frame),
         EtherType::Ipv6 => established_ipv6(frame),

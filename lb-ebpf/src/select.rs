@@ -1,9 +1,10 @@
 //! Which backend a new flow goes to.
 
 use lb_common::{
-    abi::{Backend, BackendState, Mode, Rotation, Rule, Service},
+    abi::{Backend, BackendState, Mode, OnDown, Rotation, Rule, Service},
     flow::Tick,
     hash,
+    net::TCP,
     reason::DropReason,
     schedule::{self, ATTEMPTS, COMPARED, Load},
 };
@@ -85,7 +86,10 @@ extern "C" fn goes_on(service: u32, of_client: u32, of_flow: u32, now: u32) -> u
             continue;
         };
         let Some(backend) = maps::backend(index) else { continue };
-        if backend.state == BackendState::UP && backend.service == service && backend.mode != Mode::FULL_NAT {
+        let up = backend.state == BackendState::UP;
+        // A datagram may as well open a flow, which is none for a backend that is down.
+        let kept = backend.state == BackendState::DOWN && backend.on_down == OnDown::KEEP && backend.protocol == TCP;
+        if (up || kept) && backend.service == service && backend.mode != Mode::FULL_NAT {
             return index;
         }
     }

@@ -20,6 +20,7 @@ mod load;
 mod lossy;
 mod mixed;
 mod modes;
+mod moved;
 mod network;
 mod odd;
 mod quic;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{BackendState, Previous, Rule, ServiceFlags},
+    abi::{BackendState, OnDown, Previous, Rule, ServiceFlags},
     direct::MOVED,
     flow::Tick,
     reason::{DropReason, PassReason},
@@ -36,7 +36,11 @@ pub(crate) struct Direct {
 impl Direct {
     /// One whose slots have not moved.
     pub(crate) fn new(lab: &mut Lab, case: Case, scheduler: Scheduler) -> Self {
-        let service = lab.serve(case, &SETUP);
+        Self::of(lab, case, scheduler, &SETUP)
+    }
+
+    fn of(lab: &mut Lab, case: Case, scheduler: Scheduler, setup: &Setup) -> Self {
+        let service = lab.serve(case, setup);
         let (rule, slots) = slots(&service, scheduler, &[1; 4]);
         let _rotation = lab.schedule_by(&service, rule, &slots);
         Self { service, rule, slots }
@@ -63,10 +67,10 @@ impl Direct {
     }
 
     fn server(&self, packet: &Packet) -> Server {
-        self.of(&self.slots, packet)
+        self.of_table(&self.slots, packet)
     }
 
-    fn of(&self, slots: &[u32], packet: &Packet) -> Server {
+    fn of_table(&self, slots: &[u32], packet: &Packet) -> Server {
         let index = predicted(self.rule, slots, packet);
         *self
             .service
@@ -140,12 +144,12 @@ fn a_flow_of_a_slot_that_moved_is_stored() {
         let mut direct = Direct::new(&mut lab, case, scheduler);
         let old = direct.drain_last(&mut lab, scheduler, -1);
         let (mut moved, mut opened) = (0, 0);
-        for request in direct.packets() {
+        for request in direct.packets().take(20) {
             let flow = lab.forward(&direct.service, &request);
             assert_eq!(flow.0, direct.server(&request), "{case:?} {scheduler}");
             opened += 1;
             let before = direct.stored(&lab);
-            moved += usize::from(direct.of(&old, &request) != flow.0);
+            moved += usize::from(direct.of_table(&old, &request) != flow.0);
             assert_eq!(before, moved, "{case:?} {scheduler}");
             if direct.is_tcp() {
                 assert_eq!(lab.forward(&direct.service, &request.clone().flags(ACK)), flow);
@@ -165,7 +169,7 @@ fn a_flow_from_before_goes_on_where_it_went() {
         let old = direct.drain_last(&mut lab, scheduler, 1 << 18);
         let moved: Vec<_> = direct
             .packets()
-            .filter(|p| direct.of(&old, p) != direct.server(p))
+            .filter(|p| direct.of_table(&old, p) != direct.server(p))
             .collect();
         assert!(moved.len() > 3, "{case:?} {scheduler}");
         for (number, packet) in moved.iter().enumerate() {
@@ -175,7 +179,7 @@ fn a_flow_from_before_goes_on_where_it_went() {
                 packet.clone()
             };
             let (server, source) = lab.forward(&direct.service, &later);
-            assert_eq!(server, direct.of(&old, packet), "{case:?} {scheduler}");
+            assert_eq!(server, direct.of_table(&old, packet), "{case:?} {scheduler}");
             assert_eq!(direct.stored(&lab), number + 1);
             assert_eq!(
                 lab.forward(&direct.service, &later),
@@ -195,7 +199,7 @@ fn a_flow_from_before_goes_on_where_it_went() {
         let again: Vec<_> = direct
             .packets()
             .map(|p| p.with(|p| p.from.set_port(p.from.port() + 1000)))
-            .filter(|p| direct.of(&old, p) == last)
+            .filter(|p| direct.of_table(&old, p) == last)
             .collect();
         for packet in again {
             let later = if direct.is_tcp() {
@@ -250,6 +254,30 @@ fn a_backend_that_is_down_gets_nothing() {
             }
         }
         assert_eq!(lab.counters(down).packets_in, 0, "{case:?}");
+    }
+}
+
+/// With `on-down = "keep"` it gets what it got: of slots that have not moved, and of connections from before.
+#[test]
+fn a_backend_that_is_kept_goes_on_while_it_is_down() {
+    let mut lab = Lab::new();
+    let setup = Setup {
+        on_down: OnDown::KEEP,
+        ..SETUP
+    };
+    for (case, scheduler) in both().filter(|(case, _)| case.protocol == Protocol::Tcp) {
+        let mut direct = Direct::of(&mut lab, case, scheduler, &setup);
+        let down = direct.service.servers[3];
+        lab.change(down, |backend| backend.state = BackendState::DOWN);
+        for packet in direct.packets() {
+            let flow = lab.forward(&direct.service, &packet.clone().flags(ACK));
+            assert_eq!(flow.0, direct.server(&packet), "{case:?} {scheduler}");
+        }
+        let old = direct.drain_last(&mut lab, scheduler, 1 << 18);
+        for packet in direct.packets() {
+            let flow = lab.forward(&direct.service, &packet.clone().flags(ACK));
+            assert_eq!(flow.0, direct.of_table(&old, &packet), "{case:?} {scheduler}");
+        }
     }
 }
 

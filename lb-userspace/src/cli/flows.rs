@@ -23,7 +23,8 @@ use crate::{
     after_help = "\
 CLIENT is ADDRESS, ADDRESS:PORT or ADDRESS/PREFIX. STATE is half-open, which
 is all that are opening, or syn-seen, syn-answered, established, client-fin,
-backend-fin, closing, udp-new, udp.
+backend-fin, closing, udp-new, udp. Services with --flow-tracking moved have
+flows of moved slots only.
 
 Examples:
   lb flows

@@ -10,7 +10,7 @@ use aya::{
 use lb_common::{
     abi::{
         ABI_VERSION, Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Rotation, Rule, SLOTS_PER_PAGE, Service,
-        SlotPage,
+        ServiceFlags, SlotPage,
     },
     flow::{Phase, TICK_SHIFT, Timeouts},
     net::{self, Addr4, Be16, MacAddr},
@@ -162,6 +162,21 @@ impl Balancer {
         self.path.0.write_pages(first, &pages(&slots))?;
         let rotation = Rotation::new(first * SLOTS_PER_PAGE, u32::try_from(slots.len())?, rule);
         Ok(self.path.0.set_rotation(0, rotation)?)
+    }
+
+    /// Has the first service go by a hash, and store no flow but those of slots that moved, which none did.
+    pub(crate) fn track_moved_only(&mut self) -> Result<()> {
+        self.schedule(Scheduler::Maglev)?;
+        let traffic = self.chain.load().traffic;
+        let id = ServiceId {
+            vip: SocketAddr::new(traffic.vip(), PORT),
+            protocol: traffic.protocol(),
+        };
+        let entry = Service {
+            flags: ServiceFlags(ServiceFlags::MOVED_ONLY),
+            ..Service::default()
+        };
+        Ok(self.path.0.set_service(id, entry)?)
     }
 
     /// Nanoseconds in the program for a frame, of so many, while the kernel's statistics are on.

@@ -111,7 +111,7 @@ const fn limits() -> Limits {
         new_flows_per_core: 0,
         syn_cookies_above: 10_000,
         icmp_per_second: 1000,
-        slots: 1 << 16,
+        slots: 1 << 17,
         affinity: 1 << 10,
     }
 }

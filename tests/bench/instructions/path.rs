@@ -23,6 +23,8 @@ pub(super) struct Path {
 pub(super) enum Way {
     /// `lb`, in a forwarding mode.
     Balancer(Mode),
+    /// `lb` where the hash alone tells the backend.
+    Direct(Mode),
     /// IPVS.
     Ipvs,
     /// nftables' destination NAT.
@@ -73,6 +75,10 @@ impl Path {
             let established = |traffic| Self::new(Way::Balancer(mode), Place::Established, traffic);
             all.extend(DATAGRAMS.map(established));
         }
+        for mode in [Mode::L2_DSR, Mode::IPIP] {
+            let any = |traffic| Self::new(Way::Direct(mode), Place::Any, traffic);
+            all.extend(DATAGRAMS.map(any));
+        }
         all.push(Self::new(Way::Balancer(Mode::L2_DSR), Place::First, Traffic::UdpV4));
         all.extend(DATAGRAMS.map(|traffic| Self::new(Way::Routing, Place::Any, traffic)));
         // The bed's nftables are for IPv4.
@@ -99,6 +105,11 @@ impl Path {
         let chain = Chain::new(self.opener())?;
         let chain = match self.way {
             Way::Balancer(mode) => return Ok(Bed::Balancer(Box::new(Balancer::new(chain, super::limits(), mode)?))),
+            Way::Direct(mode) => {
+                let mut balancer = Balancer::new(chain, super::limits(), mode)?;
+                balancer.track_moved_only()?;
+                return Ok(Bed::Balancer(Box::new(balancer)));
+            }
             Way::Ipvs => ipvs::forward(chain)?,
             Way::Nftables => nftables::forward(chain)?,
             Way::Routing => routing::forward(chain)?,
@@ -126,7 +137,9 @@ impl fmt::Display for Way {
             Self::Balancer(Mode::L2_DSR) => "lb l2-dsr",
             Self::Balancer(Mode::IPIP) => "lb ipip",
             Self::Balancer(Mode::GUE) => "lb gue",
-            Self::Balancer(_) => "lb in another mode",
+            Self::Direct(Mode::L2_DSR) => "lb l2-dsr, moved flows only",
+            Self::Direct(Mode::IPIP) => "lb ipip, moved flows only",
+            Self::Balancer(_) | Self::Direct(_) => "lb in another mode",
             Self::Ipvs => "IPVS",
             Self::Nftables => "nftables DNAT",
             Self::Routing => "kernel routing",

@@ -135,3 +135,49 @@ fn by_address_a_connection_stays_when_the_clients_port_changes() {
         lb.detach();
     }
 }
+
+/// A connection over UDP goes on while its backend is drained, though nothing was known of it before.
+#[test]
+fn connections_that_are_not_stored_outlive_a_drain() {
+    let lab = Lab::new(Topology::OneArm, 3);
+    let bed = Bed::new(&lab);
+    for family in Family::ALL {
+        let hashed = service(&lab, family, "l2-dsr")
+            .set("scheduler = \"maglev\"\nmaglev-table-size = 1021\nflow-tracking = \"moved\"");
+        let _backends = set_up_all(&lab, "l2-dsr", family);
+        let mut lb = lab.start(&lab.config().service(hashed));
+        let mut clients: Vec<(Client, String)> = Vec::new();
+        for _ in 0..8 {
+            let mut client = bed.connect(&lab, family);
+            let server = bed.ask(&mut client).server;
+            clients.push((client, server));
+        }
+        let flows = || {
+            lab.lb(&["--json", "flows"]).success().json()["flows"]
+                .as_array()
+                .unwrap()
+                .len()
+        };
+        assert_eq!(flows(), 0, "{family:?}");
+        let _done = lab.lb(&["backend", "drain", "quic", "s1"]).success();
+        for (client, server) in &mut clients {
+            assert_eq!(&bed.ask(client).server, server, "{family:?}");
+        }
+        lb.kill();
+        for (client, server) in &mut clients {
+            assert_eq!(&bed.ask(client).server, server, "{family:?}");
+        }
+        lb.restart();
+        lb.wait_ready();
+        for (client, server) in &mut clients {
+            assert_eq!(&bed.ask(client).server, server, "{family:?}");
+        }
+        let of_first = clients.iter().filter(|(_, server)| server == "s1").count();
+        assert!(
+            flows() >= of_first && flows() < 8,
+            "{family:?}: those of slots that moved"
+        );
+        drop(clients);
+        lb.detach();
+    }
+}

@@ -1,6 +1,9 @@
 //! Errors about flows.
 
+use lb_userspace::model::Scheduler;
+
 use super::*;
+use crate::direct::Direct;
 
 #[test]
 fn errors_reach_the_other_end_about_its_own_packet() {
@@ -56,6 +59,28 @@ fn errors_about_replies_that_do_not_come_by_reach_the_backend_as_they_came() {
                 );
             }
             assert_eq!(lab.counters(talk.server).packets_in, before.packets_in + 1, "{case:?}");
+        }
+    }
+}
+
+/// The same of flows that are stored nowhere.
+#[test]
+fn errors_about_flows_that_are_not_stored_find_the_backend_by_the_hash() {
+    let mut lab = Lab::new();
+    for case in Case::one_way() {
+        for scheduler in [Scheduler::SourceHash, Scheduler::Maglev] {
+            let direct = Direct::new(&mut lab, case, scheduler);
+            for port in 4000..4004 {
+                let sent = direct.service.request(port);
+                let talk = Conversation::of(&mut lab, &direct.service, sent);
+                for error in errors(case.family) {
+                    let (comes, goes) = talk.towards_backend(error, 80);
+                    let out = lab.run_on(CLIENT_IF, &comes.bytes());
+                    assert_eq!(out.verdict, Verdict::Redirect, "{case:?} {:?}", lab.reasons());
+                    assert_same(&out.frame, &goes, &format!("{case:?}, {error:?}"));
+                }
+            }
+            assert_eq!(direct.stored(&lab), 0, "{case:?}");
         }
     }
 }
