@@ -60,7 +60,7 @@ fn connections_stay_while_the_pool_changes() {
         lb.kill();
         all_answer(&mut held);
         lb.restart();
-        lb.wait_ready();
+        lb.wait_status("the packet path to be adopted", |status| status.adopted);
         all_answer(&mut held);
         let mut more = lab.client.ns.run(open);
         assert!(

@@ -168,7 +168,7 @@ fn connections_that_are_not_stored_outlive_a_drain() {
             assert_eq!(&bed.ask(client).server, server, "{family:?}");
         }
         lb.restart();
-        lb.wait_ready();
+        lb.wait_status("the packet path to be adopted", |status| status.adopted);
         for (client, server) in &mut clients {
             assert_eq!(&bed.ask(client).server, server, "{family:?}");
         }
