@@ -24,7 +24,7 @@ pub const fn round_robin(ticket: u64, len: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn by_hash(hash: u32, len: u32) -> u32 {
-    (hash as u64 * len as u64 >> 32) as u32
+    ((hash as u64 * len as u64) >> 32) as u32
 }
 
 /// The slot that lies `steps` behind another one, around the end. The caller sees to it that `len` is not zero.

@@ -84,9 +84,19 @@ impl Vary {
     }
 
     const fn contenders(self) -> &'static [Contender] {
-        use Contender::{BareRedirect, FullNat, Ipip, L2Dsr, Nftables, Routing};
+        use Contender::{BareRedirect, FullNat, Ipip, IpipMoved, L2Dsr, L2DsrMoved, Nftables, Routing};
         match self {
-            Self::Flows | Self::Size => &[BareRedirect, FullNat, L2Dsr, Ipip, Nftables, Routing],
+            Self::Flows => &[
+                BareRedirect,
+                FullNat,
+                L2Dsr,
+                L2DsrMoved,
+                Ipip,
+                IpipMoved,
+                Nftables,
+                Routing,
+            ],
+            Self::Size => &[BareRedirect, FullNat, L2Dsr, Ipip, Nftables, Routing],
             // Routing knows neither services nor backends.
             Self::Services | Self::Backends => &[BareRedirect, FullNat, L2Dsr, Ipip, Nftables],
         }
