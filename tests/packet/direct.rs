@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use lb_common::{
     abi::{BackendState, OnDown, Previous, Rule, ServiceFlags},
-    direct::MOVED,
+    direct::{MOVED, backend_of, is_moved},
     flow::Tick,
     reason::{DropReason, PassReason},
 };
 use lb_userspace::{
     datapath::{Datapath as _, FlowTables as _},
     model::{Protocol, Scheduler},
+    plan::slots::order_of,
 };
 
 use crate::{
@@ -384,4 +385,21 @@ fn a_new_daemon_knows_the_services() {
         assert_eq!(lab.forward(&direct.service, &packet).0, direct.server(&packet));
     }
     assert_eq!(direct.stored(&lab), 0);
+}
+
+/// It goes on from the marks, and from the table that says where flows from before go.
+#[test]
+fn a_new_daemon_finds_marks_and_the_table_before() {
+    let mut lab = Lab::new();
+    let mut direct = Direct::new(&mut lab, Case::one_way()[0], Scheduler::Maglev);
+    let old = direct.drain_last(&mut lab, Scheduler::Maglev, 1 << 18);
+    lab.datapath = lab::open(&lab.bpffs, LIMITS).unwrap();
+    let found = lab.datapath.contents().unwrap();
+    let index = &direct.service.index;
+    let slots = order_of(found.rotations[index], &found.pages).unwrap();
+    assert!(slots.iter().any(|slot| is_moved(*slot)));
+    for (slot, old) in slots.iter().zip(&old) {
+        assert_eq!(is_moved(*slot), backend_of(*slot) != *old);
+    }
+    assert_eq!(order_of(found.previous[index].rotation, &found.pages), Some(old));
 }
