@@ -91,13 +91,7 @@ impl Part {
     const fn has_goals(self) -> bool {
         !matches!(
             self,
-            Self::Schedulers
-                | Self::Scale
-                | Self::Control
-                | Self::Sweep
-                | Self::Services
-                | Self::Backends
-                | Self::Size
+            Self::Schedulers | Self::Scale | Self::Control | Self::Sweep | Self::Services | Self::Backends | Self::Size
         )
     }
 
