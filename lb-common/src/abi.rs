@@ -7,7 +7,8 @@ use core::fmt;
 
 use crate::{
     flow::{Direction, Phase, Tick, Timeouts, refresh_step},
-    net::{AnyAddr, Be16, MacAddr},
+    flow_cache::Epoch,
+    net::{AnyAddr, Be16, MacAddr, join, join_words, split_words},
     rewrite::Rewrite,
     splice::Splice,
 };
@@ -16,7 +17,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 11] = [
+pub const STAGES: [&str; 12] = [
     "lb_open",
     "lb_odd",
     "lb_too_big",
@@ -28,13 +29,14 @@ pub const STAGES: [&str; 11] = [
     "lb_cookie",
     "lb_splice",
     "lb_outer",
+    "lb_flow",
 ];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.
 pub const SLOTS_PER_PAGE: u32 = 64;
 
-/// A flow's packets in one direction, as they arrive.
-#[repr(C)]
+/// A flow's packets in one direction, as they arrive. Aligned to what a CPU writes in one store.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct FlowKey<A> {
     /// Source address.
@@ -65,6 +67,13 @@ impl<A> FlowKey<A> {
             dst_port,
             protocol_word: u32::from_ne_bytes([protocol, 0, 0, 0]),
         }
+    }
+
+    /// Ports and protocol, as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tail(&self) -> [u32; 2] {
+        [join(self.src_port.word(), self.dst_port.word()), self.protocol_word]
     }
 
     /// IP protocol number.
@@ -110,11 +119,13 @@ pub struct Flow<A> {
 }
 
 impl<A> Flow<A> {
-    /// A packet came that keeps it alive for a timeout in ticks.
+    /// A packet came that keeps it alive for a timeout in ticks. Those that come before the next refresh leave the expiry as it
+    /// is, and so it is as much later.
     #[inline(always)]
     pub const fn extend(&mut self, now: Tick, timeout: u32) {
-        self.expires = now.plus(timeout);
-        self.refresh = now.plus(refresh_step(timeout));
+        let step = refresh_step(timeout);
+        self.expires = now.plus(timeout + step);
+        self.refresh = now.plus(step);
     }
 }
 
@@ -167,6 +178,47 @@ impl Link {
         let [_, y, z] = self.addresses;
         let ([.., a, b], [c, d, e, f]) = (y.to_ne_bytes(), z.to_ne_bytes());
         MacAddr::new([a, b, c, d, e, f])
+    }
+}
+
+/// What a frame over a link begins with, and where it leaves: what is read and written of a link per packet, in words of 64 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// The first eight bytes.
+    pub macs: u64,
+    /// The other four, and the interface's index.
+    pub mac_ifindex: u64,
+    /// Tags between the MAC addresses and the packet.
+    pub vlans: Vlans,
+}
+
+impl Hop {
+    /// The last four of the twelve bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mac(self) -> u32 {
+        let [mac, _] = split_words(self.mac_ifindex);
+        mac
+    }
+
+    /// The interface's index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        let [_, ifindex] = split_words(self.mac_ifindex);
+        ifindex
+    }
+}
+
+impl From<&Link> for Hop {
+    #[inline(always)]
+    fn from(link: &Link) -> Self {
+        let [a, b, c] = link.addresses;
+        Self {
+            macs: join_words([a, b]),
+            mac_ifindex: join_words([c, link.ifindex]),
+            vlans: link.vlans,
+        }
     }
 }
 
@@ -463,8 +515,9 @@ impl BackendEntry {
     }
 }
 
-/// A backend of one service. The same server in two services is two backends, each with its own counters.
-#[repr(C)]
+/// A backend of one service. The same server in two services is two backends, each with its own counters. Aligned so that
+/// its link is read in whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Its address.
@@ -505,8 +558,8 @@ pub struct Backend {
     pub family: u8,
     /// 1: it takes new flows now. Kept for services with affinity alone; elsewhere the schedule says so.
     pub takes_new: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Which copies of its flows are good.
+    pub epoch: Epoch,
 }
 
 impl Backend {

@@ -19,6 +19,20 @@ impl Delta {
     /// No change.
     pub const ZERO: Self = Self(0);
 
+    /// From what [`Delta::to_bits`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// As a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        self.0
+    }
+
     /// With a 16-bit word changed from `old` to `new`.
     #[inline(always)]
     #[must_use]

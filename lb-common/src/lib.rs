@@ -10,6 +10,7 @@ pub mod decap;
 pub mod direct;
 pub mod encap;
 pub mod flow;
+pub mod flow_cache;
 pub mod fragment;
 pub mod hash;
 pub mod icmp;

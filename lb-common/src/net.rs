@@ -27,6 +27,28 @@ pub const fn split(word: u32) -> [u16; 2] {
     }
 }
 
+/// The 64-bit word of two 32-bit ones that follow each other in memory.
+#[inline(always)]
+#[must_use]
+pub const fn join_words([first, second]: [u32; 2]) -> u64 {
+    if cfg!(target_endian = "little") {
+        (first as u64) | (second as u64) << 32
+    } else {
+        (first as u64) << 32 | (second as u64)
+    }
+}
+
+/// The two that [`join_words`] joined.
+#[inline(always)]
+#[must_use]
+pub const fn split_words(word: u64) -> [u32; 2] {
+    if cfg!(target_endian = "little") {
+        [word as u32, (word >> 32) as u32]
+    } else {
+        [(word >> 32) as u32, word as u32]
+    }
+}
+
 /// A 16-bit number kept in network byte order, such as a port.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +81,13 @@ impl Be16 {
     #[must_use]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)
+    }
+
+    /// From the 16-bit word as loaded from memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u16) -> Self {
+        Self(word)
     }
 
     /// The 16-bit word as loaded from memory: what checksum arithmetic works on.

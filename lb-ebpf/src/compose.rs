@@ -1,7 +1,7 @@
 //! TCP segments of the packet path's own, written over the frame at hand, which is made as long as they are.
 
 use lb_common::{
-    abi::Link,
+    abi::Hop,
     net::{Addr4, Addr6, Address, Be16},
     reset,
     splice::{Rest, Segment},
@@ -13,6 +13,7 @@ use crate::{
     packet::{Frame, Window},
     parse::{HEAD_V4, HEAD_V6},
     reset::ipv6_header,
+    rewrite,
 };
 
 /// A family whose IP header can be written anew.
@@ -39,14 +40,14 @@ impl Compose for V6 {
     }
 }
 
-/// Makes the frame a segment from `from` to `to` over a link; `None` where the driver has no room for it.
+/// Makes the frame a segment from `from` to `to` over a next hop; `None` where the driver has no room for it.
 #[inline(always)]
 pub fn segment<F: Compose>(
     frame: Frame,
     from: (F::Addr, Be16),
     to: (F::Addr, Be16),
     segment: &Segment,
-    link: &Link,
+    hop: Hop,
 ) -> Option<()>
 where
     F::Addr: Address,
@@ -54,8 +55,7 @@ where
     let length = size_of::<Tcp>() + segment.rest.length();
     frame.truncate(F::HEAD + length)?;
     F::ip_header(frame, from.0, to.0, length as u16)?;
-    let ethernet: Window<ETHERNET> = frame.window(0)?;
-    ethernet.set_words::<3, 0>(link.addresses);
+    rewrite::neighbour(frame, hop).ok()?;
     let header: Window<{ size_of::<Tcp>() }> = frame.window(F::HEAD)?;
     header.write::<_, 0>(segment.header(from, to));
     let rest = F::HEAD + size_of::<Tcp>();

@@ -5,7 +5,7 @@
 //! SYN to the backend; what comes back, [`crate::splice`] sees to.
 
 use lb_common::{
-    abi::{Flow, Service, ServiceFlags},
+    abi::{Flow, Hop, Service, ServiceFlags},
     flow::{TcpFlags, Tick},
     net::{Be16, TCP},
     reason::{DropReason, Note},
@@ -200,10 +200,10 @@ fn answer<F: Cookie>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Sent
         rest: Rest::SegmentSize(splice::segment_size(features::smallest_mtu(), F::IP_HEADER as u32)),
     };
     let (client, vip) = ends(packet);
-    let link = link_of(frame)?;
-    compose::segment::<F>(frame, vip, client, &segment, &link).ok_or(INTERNAL)?;
+    let hop = Hop::from(&link_of(frame)?);
+    compose::segment::<F>(frame, vip, client, &segment, hop).ok_or(INTERNAL)?;
     stats::count_reason(Note::SynCookieSent.counter());
-    vlan::send(frame, &link)
+    vlan::send(frame, hop)
 }
 
 type End<F> = (<F as Family>::Addr, Be16);
@@ -279,7 +279,7 @@ fn open<F: Cookie>(
 #[inline(always)]
 fn send_syn<F: Cookie>(frame: Frame, packet: &Packet<F>, proven: &Proven, flow: &Flow<F::Addr>) -> Result<Sent, Exit> {
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
-    let link = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
+    let hop = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
     let start: Window<{ size_of::<Tcp>() }> = frame.window(packet.l4).ok_or(INTERNAL)?;
     let window = start.read::<Be16, 14>();
     let headers = headers::<F>(frame, packet, size_of::<Tcp>() as u32).ok_or(INTERNAL)?;
@@ -292,6 +292,6 @@ fn send_syn<F: Cookie>(frame: Frame, packet: &Packet<F>, proven: &Proven, flow: 
     };
     let rewrite = &flow.rewrite;
     let (from, to) = ((rewrite.src, rewrite.src_port), (rewrite.dst, rewrite.dst_port));
-    compose::segment::<F>(frame, from, to, &segment, link).ok_or(INTERNAL)?;
-    pipeline::sent(frame, packet.length, flow, link)
+    compose::segment::<F>(frame, from, to, &segment, hop).ok_or(INTERNAL)?;
+    pipeline::sent(frame, packet.length, flow, hop)
 }

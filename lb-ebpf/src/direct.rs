@@ -2,7 +2,7 @@
 //! only where their slot moved lately ([`lb_common::direct`]). It comes before all that knows of flows.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Mode, OnDown, Rule, Service, ServiceFlags},
+    abi::{Backend, BackendState, Flow, FlowKey, Hop, Mode, OnDown, Rule, Service, ServiceFlags},
     direct,
     encap::inner_mtu,
     flow::{Direction, TcpFlags, Tick},
@@ -19,7 +19,7 @@ use crate::{
     flow_table, kernel, maps,
     packet::{Frame, Window},
     parse::{self, HEAD_V4, HEAD_V6, IPV6_DESTINATION, IPV6_SOURCE, Packet},
-    select, stats, vlan,
+    rewrite, select, stats, vlan,
 };
 
 /// A backend and its index.
@@ -153,12 +153,13 @@ pub fn send<F: Family>(frame: Frame, plain: Plain<F>, leave: impl Fn(Result<Sent
     }
     count_opened(&packet, index);
     stats::count_packet(index, Direction::TO_BACKEND, ETHERNET as u32 + packet.length);
+    let hop = Hop::from(&backend.link);
     if backend.mode == Mode::L2_DSR {
-        ethernet.set_words::<3, 0>(backend.link.addresses);
-        return Some(leave(vlan::send(frame, &backend.link)));
+        rewrite::set_macs(ethernet, hop);
+        return Some(leave(vlan::send(frame, hop)));
     }
     Some(leave(
-        encap::apply::<F>(frame, &packet, backend).and_then(|()| vlan::send(frame, &backend.link)),
+        encap::apply::<F>(frame, &packet, backend).and_then(|()| vlan::send(frame, hop)),
     ))
 }
 

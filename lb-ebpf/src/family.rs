@@ -1,9 +1,10 @@
 //! What differs between IPv4 and IPv6, so that every stage is written once.
 
 use lb_common::{
-    abi::{Affinity, AffinityKey, FlowKey, Link, Service, ServiceKey, VipFlags},
+    abi::{Affinity, AffinityKey, FlowKey, Hop, Link, Service, ServiceKey, VipFlags},
     encap::Outer,
     flow::Tick,
+    flow_cache::Cached,
     fragment::Piece,
     icmp::{self, Message},
     net::{Addr4, Addr6, Address, ICMP, ICMPV6},
@@ -11,12 +12,12 @@ use lb_common::{
     reason::PassReason,
     rewrite::Rewrite,
     translate::Carried,
-    wire::{Ipv4, Ipv6},
+    wire::{ETHERNET, Ipv4, Ipv6},
 };
 
 use crate::{
     Exit, encap, flow_table,
-    maps::{self, Flows, Fragments, NewFlow, Pending},
+    maps::{self, CachePlace, Flows, Fragments, NewFlow, Pending},
     mixed,
     packet::{Frame, Window},
     parse::{self, Ip},
@@ -28,9 +29,9 @@ const MALFORMED: Exit = Exit::Pass(PassReason::Malformed);
 const MAX_QUOTE: usize = 0xfff;
 
 /// An IP version.
-pub trait Family: Sized + 'static {
+pub trait Family: Copy + 'static {
     /// Its addresses.
-    type Addr: Address + Default + 'static;
+    type Addr: Address + Cached + Default + 'static;
     /// The other version.
     type Other: Family<Other = Self>;
     /// Its number.
@@ -63,10 +64,12 @@ pub trait Family: Sized + 'static {
     fn quote(frame: Frame, at: usize) -> Result<Ip<Self::Addr>, Exit>;
     /// What an ICMP type means.
     fn message(kind: u8) -> Message;
+    /// The Ethernet header.
+    fn ethernet(head: Self::Head) -> Window<ETHERNET>;
     /// Finds Ethernet and IP header.
     fn head(frame: Frame) -> Option<Self::Head>;
     /// Writes new MAC and IP addresses, the decremented TTL and the header checksum.
-    fn rewrite(head: Self::Head, rewrite: &Rewrite<Self::Addr>, link: &Link);
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Self::Addr>, hop: Hop);
     /// Decrements the TTL of the IP header that lies there, and gives its DSCP and ECN.
     fn hop(frame: Frame, offset: usize) -> Option<u8>;
     /// Writes Ethernet and IP header of a tunnel.
@@ -77,6 +80,8 @@ pub trait Family: Sized + 'static {
     fn identify(frame: Frame, piece: &Piece, id: u32) -> Option<()>;
     /// Exchanges the addresses of a packet that is answered in place.
     fn send_back(frame: Frame, ip: &Ip<Self::Addr>, link: &Link) -> Option<()>;
+    /// The place for a hash in its flow cache, if there is a cache.
+    fn cache_place(hash: u32) -> Option<CachePlace<Self::Addr>>;
     /// Its table of established flows.
     fn flows() -> Flows<Self::Addr>;
     /// Its table of half-open flows.
@@ -110,9 +115,11 @@ pub trait Family: Sized + 'static {
 }
 
 /// IPv4.
+#[derive(Clone, Copy)]
 pub struct V4;
 
 /// IPv6.
+#[derive(Clone, Copy)]
 pub struct V6;
 
 impl Family for V4 {
@@ -155,13 +162,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn ethernet(head: Self::Head) -> Window<ETHERNET> {
+        head.part::<ETHERNET, 0>()
+    }
+
+    #[inline(always)]
     fn head(frame: Frame) -> Option<Self::Head> {
         frame.window(0)
     }
 
     #[inline(always)]
-    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr4>, link: &Link) {
-        rewrite::ipv4(head, rewrite, link);
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr4>, hop: Hop) {
+        rewrite::ipv4(head, rewrite, hop);
     }
 
     #[inline(always)]
@@ -187,6 +199,11 @@ impl Family for V4 {
     #[inline(always)]
     fn send_back(frame: Frame, ip: &Ip<Addr4>, link: &Link) -> Option<()> {
         rewrite::exchange_ipv4(frame, ip, link)
+    }
+
+    #[inline(always)]
+    fn cache_place(hash: u32) -> Option<CachePlace<Addr4>> {
+        maps::cache_place_v4(hash)
     }
 
     #[inline(always)]
@@ -307,13 +324,18 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn ethernet(head: Self::Head) -> Window<ETHERNET> {
+        head.part::<ETHERNET, 0>()
+    }
+
+    #[inline(always)]
     fn head(frame: Frame) -> Option<Self::Head> {
         frame.window(0)
     }
 
     #[inline(always)]
-    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr6>, link: &Link) {
-        rewrite::ipv6(head, rewrite, link);
+    fn rewrite(head: Self::Head, rewrite: &Rewrite<Addr6>, hop: Hop) {
+        rewrite::ipv6(head, rewrite, hop);
     }
 
     #[inline(always)]
@@ -339,6 +361,11 @@ impl Family for V6 {
     #[inline(always)]
     fn send_back(frame: Frame, ip: &Ip<Addr6>, link: &Link) -> Option<()> {
         rewrite::exchange_ipv6(frame, ip, link)
+    }
+
+    #[inline(always)]
+    fn cache_place(hash: u32) -> Option<CachePlace<Addr6>> {
+        maps::cache_place_v6(hash)
     }
 
     #[inline(always)]

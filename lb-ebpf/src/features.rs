@@ -92,3 +92,25 @@ static VLANS: Global<u8> = Global::new(0);
 pub fn vlans() -> bool {
     VLANS.load() != 0
 }
+
+/// Places of the IPv4 flow cache.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static FLOW_CACHE_PLACES_V4: Global<u32> = Global::new(0);
+
+/// Places of the IPv4 flow cache; 0: there is none.
+#[inline(always)]
+pub fn flow_cache_places_v4() -> u32 {
+    FLOW_CACHE_PLACES_V4.load()
+}
+
+/// Places of the IPv6 flow cache.
+#[expect(unsafe_code, reason = "the loader finds it by its symbol")]
+#[unsafe(no_mangle)]
+static FLOW_CACHE_PLACES_V6: Global<u32> = Global::new(0);
+
+/// Places of the IPv6 flow cache; 0: there is none.
+#[inline(always)]
+pub fn flow_cache_places_v6() -> u32 {
+    FLOW_CACHE_PLACES_V6.load()
+}

@@ -22,6 +22,7 @@ use lb_common::{
 use crate::{
     Exit,
     family::{Family, Key},
+    flow_cache,
     maps::{self, FlowRef, Flows, NewFlow, Refused},
     mixed,
     packet::{Frame, Window},
@@ -79,7 +80,12 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
         return Ok(None);
     };
     let phase = flow.phase.after(flow.direction, packet.flags);
-    if phase != flow.phase || flow.refresh.passed(now) || has_moved(frame, flow)? {
+    let moved = has_moved(frame, flow)?;
+    if phase != flow.phase || flow.refresh.passed(now) || moved {
+        if moved {
+            // A packet from where the client was before has to move it back.
+            flow_cache::forget::<F>(&packet.key);
+        }
         let client = client_link(frame, flow)?;
         let before = flow.phase;
         flow.phase = phase;
@@ -139,8 +145,10 @@ fn end<F: Family, T: Table>(key: &Key<F>, flow: FlowRef<F::Addr>, mode: Mode) {
     if mode.sees_replies() {
         let twin = flow.rewrite.reply_key(key.protocol());
         T::of::<F>().remove(&twin);
+        flow_cache::forget::<F>(&twin);
     }
     T::of::<F>().remove(key);
+    flow_cache::forget::<F>(key);
 }
 
 /// Whether a packet comes from elsewhere than its flow's client did before.
@@ -192,7 +200,10 @@ pub fn refresh<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, mode: Mo
             twin.phase = flow.phase;
             twin.expires = flow.expires;
             twin.refresh = flow.refresh;
-            twin.client = flow.client;
+            if twin.client != flow.client {
+                twin.client = flow.client;
+                flow_cache::forget::<F>(&twin_key);
+            }
             // Never back: another CPU may have joined the halves meanwhile.
             if flow.splice == Splice::JOINED {
                 twin.beyond = flow.beyond;
@@ -216,6 +227,7 @@ pub fn lose<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>) {
         stats::count_closed(flow.backend);
     }
     T::of::<F>().remove(key);
+    flow_cache::forget::<F>(key);
 }
 
 /// Makes the evicted twin of an entry anew; false when another flow took its place.
@@ -226,6 +238,7 @@ fn restore_twin<F: Family, T: Table>(key: &Key<F>, flow: &Flow<F::Addr>, twin_ke
     if T::of::<F>().insert(twin_key, &new.reply).is_err() {
         return false;
     }
+    flow_cache::forget::<F>(twin_key);
     keep_claim::<F, T>(key, twin_key, now) && keep_from_mixed::<F, T>(twin_key, now)
 }
 
@@ -282,6 +295,9 @@ pub fn open<F: Family>(
     }
     // Taken anew, because the claim worked on it.
     let new = F::new_flow().ok_or(INTERNAL)?;
+    if backend.mode.sees_replies() {
+        flow_cache::forget::<F>(&new.reply_key);
+    }
     if new.flow.alone != 0 {
         stats::count_datagram(index);
         return Ok((&mut new.flow, backend));
@@ -317,7 +333,8 @@ pub fn describe<F: Family>(
     flow.rewrite = Rewrite::new(&packet.key, (packet.key.src, packet.key.src_port), to);
     flow.client = link_of(frame)?;
     flow.backend = index;
-    flow.extend(now, backend.timeouts.of(phase));
+    flow.expires = now.plus(backend.timeouts.of(phase));
+    flow.refresh = now;
     flow.opened = now;
     flow.phase = phase;
     flow.direction = Direction::TO_BACKEND;

@@ -16,6 +16,7 @@ use lb_common::{
 use crate::{
     Exit,
     family::{Family, Key},
+    flow_cache,
     flow_table::{self, Established, Found, HalfOpen},
     maps::{self, NewFlow},
     packet::{Frame, Window},
@@ -84,6 +85,9 @@ pub fn take_up<F: Family>(frame: Frame, packet: &Packet<F>, index: u32, now: Tic
     new.flow.extend(now, backend.timeouts.of(new.flow.phase));
     if !establish::<F>(&packet.key, backend, now, new)? {
         return Err(Exit::Reject(DropReason::TupleInUse));
+    }
+    if backend.mode.sees_replies() {
+        flow_cache::forget::<F>(&new.reply_key);
     }
     stats::count_opened(index);
     Ok((&mut new.flow, backend))

@@ -90,7 +90,7 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
         None => flow_table::peek::<F>(&key, kernel::now()).ok_or(no_flow)?,
     };
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
-    let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
+    let hop = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !backend.mode.sees_replies() {
         // The backend sent what is quoted as it stands there: the error reaches it as the flow's packets do.
         return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
@@ -98,8 +98,8 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     let outer = outer(ip, &key, &flow.rewrite, flow.direction);
     let numbers = splice::quote(frame, &quote, flow)?;
     translate::<F>(frame, ip, &quote, end, &flow.rewrite, &outer, numbers)?;
-    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &outer, link);
-    pipeline::sent(frame, ip.length, flow, link)
+    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &outer, hop);
+    pipeline::sent(frame, ip.length, flow, hop)
 }
 
 /// The error's own addresses. Its source becomes that of the flow's packets wherever theirs is rewritten, as with IPVS and

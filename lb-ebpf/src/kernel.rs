@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "helpers and intrinsics are foreign functions")]
 
 use core::arch::asm;
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd};
 
 use aya_ebpf::{
     helpers::generated::{
@@ -64,6 +64,26 @@ pub fn anew(frame: Frame) -> Frame {
 pub unsafe fn add(counter: *mut u64, value: u64) {
     // SAFETY: by contract.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+/// Sets a number if it is the old one, atomically among all CPUs.
+///
+/// # Safety
+/// `number` points into a map value, aligned.
+#[inline(always)]
+pub unsafe fn swap(number: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: by contract.
+    unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(number, old, new).1 }
+}
+
+/// Sets bits of a number, atomically among all CPUs.
+///
+/// # Safety
+/// `number` points into a map value, aligned.
+#[inline(always)]
+pub unsafe fn set_bits(number: *mut u32, bits: u32) {
+    // SAFETY: by contract.
+    unsafe { atomic_or::<u32, u32, { AtomicOrdering::Relaxed }>(number, bits) };
 }
 
 /// A random number, good enough to choose by.

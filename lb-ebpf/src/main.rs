@@ -15,6 +15,7 @@ mod direct;
 mod encap;
 mod family;
 mod features;
+mod flow_cache;
 mod flow_table;
 mod half_open;
 mod icmp;
@@ -77,6 +78,8 @@ enum Stage {
     Splice,
     /// For ICMP errors about the outer packets of tunnels.
     Outer,
+    /// For packets of flows that the flow cache has no copy of, or that change their flow.
+    Flow,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -201,19 +204,42 @@ pub fn lb_outer(ctx: XdpContext) -> u32 {
     leave(frame, pipeline::outer(frame))
 }
 
+/// [`Stage::Flow`].
+#[xdp(frags)]
+pub fn lb_flow(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::flow(frame))
+}
+
+/// How a packet leaves is seen to for each IP version by itself: brought together first, that would cost.
 #[inline(always)]
 fn forward(frame: Frame) -> u32 {
-    if maps::any_direct() {
-        let action = match parse::ethertype(frame) {
-            Ok(EtherType::Ipv4) => direct_ipv4(frame),
-            Ok(EtherType::Ipv6) => direct_ipv6(frame),
-            _ => NOT_DIRECT,
-        };
-        if action != NOT_DIRECT {
-            return action;
+    match parse::ethertype(frame) {
+        Ok(EtherType::Ipv4) => {
+            let action = if maps::any_direct() {
+                direct_ipv4(frame)
+            } else {
+                NOT_DIRECT
+            };
+            if action != NOT_DIRECT {
+                return action;
+            }
+            leave(frame, pipeline::established_ipv4(frame))
         }
+        Ok(EtherType::Ipv6) => {
+            let action = if maps::any_direct() {
+                direct_ipv6(frame)
+            } else {
+                NOT_DIRECT
+            };
+            if action != NOT_DIRECT {
+                return action;
+            }
+            leave(frame, pipeline::established_ipv6(frame))
+        }
+        Ok(_) => leave(frame, Err(Exit::Pass(PassReason::NotIp))),
+        Err(exit) => leave(frame, Err(exit)),
     }
-    leave(frame, pipeline::forward(frame))
 }
 
 /// What no way that a packet leaves comes to.

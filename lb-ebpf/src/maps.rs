@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "map values are shared memory behind raw pointers")]
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, xdp_action},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, xdp_action},
     helpers::generated::bpf_redirect_map,
     macros::map,
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
@@ -14,6 +14,7 @@ use lb_common::{
     },
     direct,
     flow::Tick,
+    flow_cache::{Cached, Entry, Place, VOID, place_of},
     fragment::Piece,
     limit::Bucket,
     net::{Addr4, Addr6, AnyAddr},
@@ -47,6 +48,11 @@ static EMBRYONIC_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>> = LruHashMap::with_
 static MIXED_V4: LruHashMap<FlowKey<Addr4>, Flow<Addr6>> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static MIXED_V6: LruHashMap<FlowKey<Addr6>, Flow<Addr4>> = LruHashMap::with_max_entries(1, 0);
+// Values begin with a page, so that each is on cache lines of its own, only if user space may map them.
+#[map]
+static FLOW_CACHE_V4: Array<Entry<Addr4>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static FLOW_CACHE_V6: Array<Entry<Addr6>> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static MIXED_SEEN: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
@@ -216,7 +222,7 @@ static ICMP_BUDGET: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FORGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-// Packets on their way to the program that delivers them. Not pinned either.
+// Packets on their forwarding to the program that delivers them. Not pinned either.
 #[map]
 static PENDING_V4: PerCpuArray<Pending<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -286,6 +292,87 @@ pub fn new_flow_v6() -> Option<&'static mut NewFlow<Addr6>> {
 
 /// The table of the flows of one family's packets, which are rewritten to the same or, in a mixed table, to the other.
 pub struct Flows<A: 'static, B: 'static = A>(&'static LruHashMap<FlowKey<A>, Flow<B>>);
+
+/// A place of the flow cache.
+#[derive(Clone, Copy)]
+pub struct CachePlace<A: Cached + 'static>(*mut Entry<A>);
+
+/// The place for a hash in the IPv4 flow cache, if there is a cache.
+#[inline(always)]
+pub fn cache_place_v4(hash: u32) -> Option<CachePlace<Addr4>> {
+    match features::flow_cache_places_v4() {
+        0 => None,
+        places => FLOW_CACHE_V4.get_ptr_mut(place_of(hash, places)).map(CachePlace),
+    }
+}
+
+/// The place for a hash in the IPv6 flow cache, if there is a cache.
+#[inline(always)]
+pub fn cache_place_v6(hash: u32) -> Option<CachePlace<Addr6>> {
+    match features::flow_cache_places_v6() {
+        0 => None,
+        places => FLOW_CACHE_V6.get_ptr_mut(place_of(hash, places)).map(CachePlace),
+    }
+}
+
+impl<A: Cached> CachePlace<A> {
+    /// The words behind version and time.
+    #[inline(always)]
+    const fn words(self) -> *mut u64 {
+        // SAFETY: within the entry.
+        unsafe { (&raw mut (*self.0).tuple).cast() }
+    }
+}
+
+impl<A: Cached> Place for CachePlace<A> {
+    #[inline(always)]
+    fn version(&self) -> u32 {
+        // SAFETY: an aligned field of a map value, which stays where it is; as for those that follow.
+        unsafe { (&raw const (*self.0).version).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn swap_version(&self, old: u32, new: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { kernel::swap(&raw mut (*self.0).version, old, new) }
+    }
+
+    #[inline(always)]
+    fn set_version(&self, new: u32) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.0).version).write_volatile(new) };
+    }
+
+    #[inline(always)]
+    fn void(&self) {
+        // SAFETY: as above.
+        unsafe { kernel::set_bits(&raw mut (*self.0).version, VOID) };
+    }
+
+    #[inline(always)]
+    fn until(&self) -> Tick {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).until).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_until(&self, until: Tick) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.0).until).write_volatile(until) };
+    }
+
+    #[inline(always)]
+    fn word(&self, i: usize) -> u64 {
+        // SAFETY: as above; the caller counts the words of a key and a copy.
+        unsafe { self.words().add(i).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_word(&self, i: usize, word: u64) {
+        // SAFETY: as above.
+        unsafe { self.words().add(i).write_volatile(word) };
+    }
+}
 
 /// Established flows over IPv4.
 pub const fn flows_v4() -> Flows<Addr4> {
@@ -605,7 +692,7 @@ pub fn may_send_icmp() -> bool {
         .is_some_and(|bucket| unsafe { &mut *bucket }.take(kernel::now(), features::icmp_credit()))
 }
 
-/// Lets the verifier forget what it knows of a number, by way of memory that it does not follow. Paths that differ in that
+/// Lets the verifier forget what it knows of a number, by forwarding of memory that it does not follow. Paths that differ in that
 /// alone then are one to it; it would follow each path through a chain of headers by itself, and there are too many.
 #[derive(Clone, Copy)]
 pub struct Forget(*mut u64);

@@ -8,7 +8,7 @@
 //! opens, nobody looks into these tables: a number says so, which that flow sets before it claims anything, for good.
 
 use lb_common::{
-    abi::{Backend, BackendState, Flow, FlowKey, Link, Mode, OnDown, Service},
+    abi::{Backend, BackendState, Flow, FlowKey, Hop, Link, Mode, OnDown, Service},
     flow::{Direction, Opening, Phase, Tick, refresh_due},
     net::{Addr4, Addr6, Address, TCP, UDP},
     reason::DropReason,
@@ -20,7 +20,7 @@ use lb_common::{
 use crate::{
     Exit, Sent, Stage,
     family::{Family, Key, V6},
-    features,
+    features, flow_cache,
     flow_table::{self, SOURCE_ATTEMPTS},
     half_open, kernel,
     maps::{self, Choice, FlowRef, NewFlow, Refused},
@@ -256,6 +256,7 @@ fn try_source<F: Family>(now: Tick, attempt: u32) -> Result<bool, Exit> {
         Other::<F>::mixed().remove(&new.reply_key);
         return Ok(false);
     }
+    flow_cache::forget::<Other<F>>(&new.reply_key);
     Ok(true)
 }
 
@@ -369,7 +370,7 @@ pub fn deliver<F: Family>(
     ethernet.set_words::<3, 0>(link.addresses);
     ethernet.write::<u16, { ETHERNET - 2 }>(Other::<F>::ETHERTYPE);
     Other::<F>::write_header(frame, carried, &flow.rewrite).ok_or(INTERNAL)?;
-    pipeline::sent(frame, Other::<F>::HEADER as u32 + payload, flow, link)
+    pipeline::sent(frame, Other::<F>::HEADER as u32 + payload, flow, Hop::from(link))
 }
 
 /// The way on of a flow's packets, if a packet may take it.

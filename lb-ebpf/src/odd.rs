@@ -138,7 +138,7 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         None => flow_table::peek::<F>(&packet.key, now).ok_or_else(unknown)?,
     };
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
-    let link = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
+    let hop = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
     if !datagram.admit(ip.piece.offset, length) {
         return Err(Exit::Drop(DropReason::FragmentOverlap));
     }
@@ -146,9 +146,9 @@ fn later_fragment<F: Family>(frame: Frame) -> Result<Sent, Exit> {
         return pipeline::send_on::<F>(packet, Piece::WHOLE, flow);
     }
     let id = datagram.id;
-    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &flow.rewrite, link);
+    F::rewrite(F::head(frame).ok_or(INTERNAL)?, &flow.rewrite, hop);
     F::identify(frame, &ip.piece, id).ok_or(INTERNAL)?;
-    pipeline::sent(frame, ip.length, flow, link)
+    pipeline::sent(frame, ip.length, flow, hop)
 }
 
 /// A first fragment that ends within the TCP header hides flags from whoever looks at it (RFC 1858). It is dropped if it is

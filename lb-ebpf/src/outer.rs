@@ -4,7 +4,7 @@
 //! headers that its packets get. Other errors are the kernel's.
 
 use lb_common::{
-    abi::{Backend, FlowKey, Mode},
+    abi::{Backend, FlowKey, Hop, Mode},
     checksum::{Delta, fold, sum_words},
     encap, hash,
     icmp::HEADER,
@@ -214,7 +214,7 @@ fn tell<I: Family>(frame: Frame, told: &Told) -> Result<Sent, Exit> {
     }
     let link = &flow.client;
     write::<I>(frame, told, trouble, (inside.dst, inside.src), link.addresses).ok_or(INTERNAL)?;
-    vlan::send(frame, link)
+    vlan::send(frame, Hop::from(link))
 }
 
 /// Whether the packet inside leaves in this outer header.

@@ -215,6 +215,22 @@ impl<const LENGTH: usize> Window<LENGTH> {
         words
     }
 
+    /// Reads a 64-bit word at an offset.
+    #[inline(always)]
+    pub fn long<const OFFSET: usize>(self) -> u64 {
+        const { assert!(OFFSET + 8 <= LENGTH) };
+        // SAFETY: in bounds as asserted.
+        unsafe { word::load_long::<OFFSET, 0>(self.start) }
+    }
+
+    /// Writes a 64-bit word at an offset.
+    #[inline(always)]
+    pub fn set_long<const OFFSET: usize>(self, word: u64) {
+        const { assert!(OFFSET + 8 <= LENGTH) };
+        // SAFETY: in bounds as asserted.
+        unsafe { word::store_long::<OFFSET, 0>(self.start, word) };
+    }
+
     /// Writes 32-bit words at an offset, five at most.
     #[inline(always)]
     pub fn set_words<const N: usize, const OFFSET: usize>(self, words: [u32; N]) {

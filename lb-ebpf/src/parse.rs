@@ -69,6 +69,7 @@ pub struct Places<F: Family> {
 }
 
 /// What the stages need to know of a packet.
+#[derive(Clone, Copy)]
 pub struct Packet<F: Family> {
     pub key: FlowKey<F::Addr>,
     pub flags: TcpFlags,
@@ -213,7 +214,10 @@ pub const fn split(ports: u32) -> (Be16, Be16) {
 /// The IPv4 header (RFC 791); options are skipped.
 #[inline(always)]
 pub fn ipv4(frame: Frame, head: Window<HEAD_V4>) -> Result<Ip<Addr4>, Exit> {
-    let ip = ipv4_header(head.words::<5, ETHERNET>(), ETHERNET).ok_or(MALFORMED)?;
+    let [first, second, third] = head.words::<3, ETHERNET>();
+    // Both addresses in one load.
+    let [src, dst] = net::split_words(head.long::<{ ETHERNET + 12 }>());
+    let ip = ipv4_header([first, second, third, src, dst], ETHERNET).ok_or(MALFORMED)?;
     if fits(frame, ip.length) { Ok(ip) } else { Err(MALFORMED) }
 }
 
@@ -241,7 +245,12 @@ pub fn ipv4_header([first, second, third, src, dst]: [u32; 5], at: usize) -> Opt
 #[inline(always)]
 pub fn ipv6(frame: Frame, head: Window<HEAD_V6>) -> Result<Ip<Addr6>, Exit> {
     let start = head.words::<2, ETHERNET>();
-    let addresses = (head.words::<4, IPV6_SOURCE>(), head.words::<4, IPV6_DESTINATION>());
+    // Each address in two loads.
+    let [a, b] = net::split_words(head.long::<IPV6_SOURCE>());
+    let [c, d] = net::split_words(head.long::<{ IPV6_SOURCE + 8 }>());
+    let [e, f] = net::split_words(head.long::<IPV6_DESTINATION>());
+    let [g, h] = net::split_words(head.long::<{ IPV6_DESTINATION + 8 }>());
+    let addresses = ([a, b, c, d], [e, f, g, h]);
     let ip = ipv6_header(start, addresses, ETHERNET).ok_or(MALFORMED)?;
     if fits(frame, ip.length) { Ok(ip) } else { Err(MALFORMED) }
 }

@@ -1,9 +1,10 @@
 //! What happens to a packet, top to bottom.
 
 use lb_common::{
-    abi::{Backend, Flow, Link, Mode},
+    abi::{Backend, Flow, Hop, Mode},
     encap::inner_mtu,
     flow::{Direction, Tick},
+    flow_cache::Forwarding,
     fragment::Piece,
     net::TCP,
     network_types::eth::EtherType,
@@ -16,7 +17,7 @@ use crate::{
     cookie::{self, Cookie},
     direct, encap,
     family::{Family, V4, V6},
-    features,
+    features, flow_cache,
     flow_table::{self, Found},
     half_open, kernel, log, maps, mixed, odd, outer,
     packet::Frame,
@@ -24,29 +25,49 @@ use crate::{
     rewrite, select, service, splice, stats, unstored, vlan,
 };
 
-/// A packet of an established flow is forwarded at once; what is unusual, other programs see to.
+/// A packet of an established flow over IPv4 is forwarded at once; what is unusual, other programs see to.
 #[inline(always)]
-pub fn forward(frame: Frame) -> Result<Sent, Exit> {
-    match parse::ethertype(frame)? {
-        EtherType::Ipv4 => established::<V4>(frame),
-        EtherType::Ipv6 => established_ipv6(frame),
-        _ => Err(Exit::Pass(PassReason::NotIp)),
-    }
+pub fn established_ipv4(frame: Frame) -> Result<Sent, Exit> {
+    established::<V4>(frame)
 }
 
-/// IPv6 in a function of its own: its addresses and IPv4's would not fit one stack frame.
+/// The same over IPv6, in a function of its own: its addresses and IPv4's would not fit one stack frame.
 #[inline(never)]
-fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
+pub fn established_ipv6(frame: Frame) -> Result<Sent, Exit> {
     established::<V6>(frame)
 }
 
-/// It costs the flow, its backend and a counter.
+/// It costs the copy of its flow, its backend and a counter.
 #[inline(always)]
 fn established<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let (packet, places) = parse::packet::<F>(frame)?;
-    let found = flow_table::find::<F>(frame, &packet, kernel::now())?;
+    let found = flow_cache::find::<F>(frame, &packet, &places, kernel::now());
+    let (forwarding, backend) = found.ok_or(Exit::Divert(miss(&packet)))?;
+    deliver_at::<F>(frame, &packet, || Ok(places), &forwarding, backend)
+}
+
+/// Where a packet without a copy is seen to.
+#[inline(always)]
+fn miss<F: Family>(packet: &Packet<F>) -> Stage {
+    if packet.flags.opens() { Stage::Open } else { Stage::Flow }
+}
+
+/// A packet of a flow that has no copy, or that the packet changes.
+#[inline(always)]
+pub fn flow(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, looked_up::<V4>, looked_up::<V6>)
+}
+
+/// It costs the flow too, and leaves a copy for the next one.
+#[inline(always)]
+fn looked_up<F: Family>(frame: Frame) -> Result<Sent, Exit> {
+    let (packet, places) = parse::packet::<F>(frame)?;
+    let now = kernel::now();
+    let found = flow_table::find::<F>(frame, &packet, now)?;
     let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
-    deliver_at::<F>(frame, &packet, || Ok(places), flow, backend)
+    splice::divert(flow)?;
+    flow_cache::fill::<F>(&packet.key, backend, now);
+    deliver_at::<F>(frame, &packet, || Ok(places), &Forwarding::of(flow, backend), backend)
 }
 
 /// A packet of no established flow belongs to a half-open one, or may open one, if it is a service's.
@@ -67,9 +88,15 @@ fn opening<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     send_on::<F>(packet, piece, flow)
 }
 
-/// The half-open flow of a packet; or the established one, if another CPU made it so since the entry looked.
+/// The half-open flow of a packet; or the established one, if another CPU made it so since the program before looked. For
+/// those that open a flow, none did.
 #[inline(always)]
 fn known<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Option<Found<F>>, Exit> {
+    if packet.flags.opens()
+        && let Some(found) = flow_table::find::<F>(frame, packet, now)?
+    {
+        return Ok(Some(found));
+    }
     match half_open::find::<F>(frame, packet, now)? {
         None if !packet.flags.opens() => flow_table::find::<F>(frame, packet, now),
         found => Ok(found),
@@ -92,6 +119,10 @@ fn beginning<F: Family>(frame: Frame) -> Result<Sent, Exit> {
 #[inline(always)]
 fn new_flow<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Found<F>, Exit> {
     let service = service::find::<F>(packet)?;
+    if packet.flags.opens() {
+        // There may be a copy of an entry that was evicted.
+        flow_cache::forget::<F>(&packet.key);
+    }
     cookie::divert_syn::<F>(packet, service, now)?;
     if unstored::is_needed(now) {
         let refused = cookie::beyond_limit::<F>(packet, service);
@@ -250,7 +281,9 @@ pub fn deliver<F: Family>(
     flow: &Flow<F::Addr>,
     backend: &Backend,
 ) -> Result<Sent, Exit> {
-    deliver_at::<F>(frame, packet, || rewrite::places(frame, packet), flow, backend)
+    splice::divert(flow)?;
+    let forwarding = Forwarding::of(flow, backend);
+    deliver_at::<F>(frame, packet, || rewrite::places(frame, packet), &forwarding, backend)
 }
 
 /// The same of a packet whose places may be known.
@@ -259,38 +292,59 @@ fn deliver_at<F: Family>(
     frame: Frame,
     packet: &Packet<F>,
     places: impl FnOnce() -> Result<Places<F>, Exit>,
-    flow: &Flow<F::Addr>,
+    forwarding: &Forwarding<F::Addr>,
     backend: &Backend,
 ) -> Result<Sent, Exit> {
-    splice::divert(flow)?;
-    let link = way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
+    let direction = forwarding.direction();
+    let hop = next_hop(
+        frame,
+        packet.ttl,
+        packet.length,
+        direction,
+        || forwarding.client(),
+        backend,
+    )?;
     match backend.mode {
-        Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(places()?, packet, &flow.rewrite, link)?,
-        Mode::L2_DSR => rewrite::neighbour(frame, link)?,
+        Mode::FULL_NAT | Mode::NAT => rewrite::apply::<F>(places()?, packet, &forwarding.rewrite(), hop)?,
+        Mode::L2_DSR => rewrite::neighbour(frame, hop)?,
         _ => encap::apply::<F>(frame, packet, backend)?,
     }
-    sent(frame, packet.length, flow, link)
+    send(frame, packet.length, (forwarding.backend(), direction), hop)
 }
 
 /// The way on of a flow's packets, if a packet may take it.
 #[inline(always)]
-pub fn way<'a, F: Family>(
+pub fn way<F: Family>(
     frame: Frame,
     ttl: u8,
     length: u32,
-    flow: &'a Flow<F::Addr>,
-    backend: &'a Backend,
-) -> Result<&'a Link, Exit> {
+    flow: &Flow<F::Addr>,
+    backend: &Backend,
+) -> Result<Hop, Exit> {
+    next_hop(frame, ttl, length, flow.direction, || Hop::from(&flow.client), backend)
+}
+
+/// The same of a packet that goes in a direction between a client and a backend.
+#[inline(always)]
+fn next_hop(
+    frame: Frame,
+    ttl: u8,
+    length: u32,
+    direction: Direction,
+    client: impl FnOnce() -> Hop,
+    backend: &Backend,
+) -> Result<Hop, Exit> {
     lives_on(ttl, backend)?;
-    if flow.direction == Direction::TO_BACKEND {
+    if direction == Direction::TO_BACKEND {
         fits(length, inner_mtu(backend))?;
-        return Ok(&backend.link);
+        return Ok(Hop::from(&backend.link));
     }
+    let client = client();
     // Only large packets are worth the question what fits the clients' side.
     if length > features::smallest_mtu() {
-        fits(length, kernel::mtu(frame, flow.client.ifindex).unwrap_or(u32::MAX))?;
+        fits(length, kernel::mtu(frame, client.ifindex()).unwrap_or(u32::MAX))?;
     }
-    Ok(&flow.client)
+    Ok(client)
 }
 
 /// Whether a packet may make another hop. In `l2-dsr` it makes none.
@@ -311,9 +365,15 @@ pub fn fits(length: u32, mtu: u32) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Counts a packet of so many bytes from the IP header on, and sends it over its link.
+/// Counts a packet of so many bytes from the IP header on, and sends it on.
 #[inline(always)]
-pub fn sent<A>(frame: Frame, length: u32, flow: &Flow<A>, link: &Link) -> Result<Sent, Exit> {
-    stats::count_packet(flow.backend, flow.direction, ETHERNET as u32 + length);
-    vlan::send(frame, link)
+pub fn sent<A>(frame: Frame, length: u32, flow: &Flow<A>, hop: Hop) -> Result<Sent, Exit> {
+    send(frame, length, (flow.backend, flow.direction), hop)
+}
+
+/// The same of a packet that goes in a direction between a client and a backend.
+#[inline(always)]
+fn send(frame: Frame, length: u32, (backend, direction): (u32, Direction), hop: Hop) -> Result<Sent, Exit> {
+    stats::count_packet(backend, direction, ETHERNET as u32 + length);
+    vlan::send(frame, hop)
 }

@@ -3,8 +3,9 @@
 //! What can refuse comes before the first write: a packet leaves either rewritten whole or as it came.
 
 use lb_common::{
-    abi::Link,
+    abi::{Hop, Link},
     checksum::{Delta, TTL_DECREMENT},
+    flow_cache::Cached,
     net::{self, Addr4, Addr6, Address, UDP},
     reason::DropReason,
     rewrite::Rewrite,
@@ -42,14 +43,14 @@ pub fn apply<F: Family>(
     places: Places<F>,
     packet: &Packet<F>,
     rewrite: &Rewrite<F::Addr>,
-    link: &Link,
+    hop: Hop,
 ) -> Result<(), Exit> {
     let old = places.l4.checksum.read::<u16, 0>();
     let new = l4_checksum::<F>(packet.key.protocol(), old, rewrite.l4_delta)?;
     places.l4.checksum.write::<u16, 0>(new);
     let ports = net::join(rewrite.src_port.word(), rewrite.dst_port.word());
     places.l4.ports.set_words::<1, 0>([ports]);
-    F::rewrite(places.head, rewrite, link);
+    F::rewrite(places.head, rewrite, hop);
     Ok(())
 }
 
@@ -65,10 +66,16 @@ pub fn possible<F: Family>(frame: Frame, l4: usize, protocol: u8) -> Result<(), 
 
 /// The MAC addresses alone.
 #[inline(always)]
-pub fn neighbour(frame: Frame, link: &Link) -> Result<(), Exit> {
-    let ethernet: Window<ETHERNET> = frame.window(0).ok_or(INTERNAL)?;
-    ethernet.set_words::<3, 0>(link.addresses);
+pub fn neighbour(frame: Frame, hop: Hop) -> Result<(), Exit> {
+    set_macs(frame.window(0).ok_or(INTERNAL)?, hop);
     Ok(())
+}
+
+/// What a frame to a next hop begins with.
+#[inline(always)]
+pub fn set_macs(ethernet: Window<ETHERNET>, hop: Hop) {
+    ethernet.set_long::<0>(hop.macs);
+    ethernet.set_words::<1, 8>([hop.mac()]);
 }
 
 /// The new TCP or UDP checksum.
@@ -109,25 +116,31 @@ pub fn hop_ipv6(frame: Frame, offset: usize) -> Option<u8> {
 
 /// MAC addresses, IP addresses, TTL and header checksum.
 #[inline(always)]
-pub fn ipv4(head: Window<HEAD_V4>, rewrite: &Rewrite<Addr4>, link: &Link) {
+pub fn ipv4(head: Window<HEAD_V4>, rewrite: &Rewrite<Addr4>, hop: Hop) {
     const TTL: usize = ETHERNET + 8;
+    const ADDRESSES: usize = ETHERNET + 12;
     let [old] = head.words::<1, TTL>();
     let [ttl, protocol, c0, c1] = old.to_ne_bytes();
     let [c0, c1] = rewrite.ip_delta.apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
-    let new = u32::from_ne_bytes([ttl - 1, protocol, c0, c1]);
-    head.set_words::<3, TTL>([new, rewrite.src.to_word(), rewrite.dst.to_word()]);
-    head.set_words::<3, 0>(link.addresses);
+    head.set_words::<1, TTL>([u32::from_ne_bytes([ttl - 1, protocol, c0, c1])]);
+    // Both addresses in one store.
+    let [addresses] = Addr4::pair(rewrite.src, rewrite.dst);
+    head.set_long::<ADDRESSES>(addresses);
+    set_macs(head.part::<ETHERNET, 0>(), hop);
 }
 
 /// MAC addresses, IP addresses and hop limit.
 #[inline(always)]
-pub fn ipv6(head: Window<HEAD_V6>, rewrite: &Rewrite<Addr6>, link: &Link) {
+pub fn ipv6(head: Window<HEAD_V6>, rewrite: &Rewrite<Addr6>, hop: Hop) {
     const NEXT_AND_HOP_LIMIT: usize = ETHERNET + 6;
     let [next_header, hop_limit] = head.read::<u16, NEXT_AND_HOP_LIMIT>().to_ne_bytes();
     head.write::<u16, NEXT_AND_HOP_LIMIT>(u16::from_ne_bytes([next_header, hop_limit - 1]));
-    head.set_words::<4, IPV6_SOURCE>(rewrite.src.to_any());
-    head.set_words::<4, IPV6_DESTINATION>(rewrite.dst.to_any());
-    head.set_words::<3, 0>(link.addresses);
+    let [a, b, c, d] = Addr6::pair(rewrite.src, rewrite.dst);
+    head.set_long::<IPV6_SOURCE>(a);
+    head.set_long::<{ IPV6_SOURCE + 8 }>(b);
+    head.set_long::<IPV6_DESTINATION>(c);
+    head.set_long::<{ IPV6_DESTINATION + 8 }>(d);
+    set_macs(head.part::<ETHERNET, 0>(), hop);
 }
 
 /// The addresses of a quoted packet, which is one of the flow's other direction: its source is the rewrite's destination.
@@ -185,7 +198,7 @@ pub fn exchange_ipv4(frame: Frame, ip: &Ip<Addr4>, link: &Link) -> Option<()> {
     let [c0, c1] = checksum.to_ne_bytes();
     let new = u32::from_ne_bytes([64, protocol, c0, c1]);
     head.set_words::<3, TTL>([new, ip.dst.to_word(), ip.src.to_word()]);
-    head.set_words::<3, 0>(link.addresses);
+    set_macs(head.part::<ETHERNET, 0>(), Hop::from(link));
     Some(())
 }
 
@@ -197,6 +210,6 @@ pub fn exchange_ipv6(frame: Frame, ip: &Ip<Addr6>, link: &Link) -> Option<()> {
     head.write::<u8, HOP_LIMIT>(64);
     head.set_words::<4, IPV6_SOURCE>(ip.dst.to_any());
     head.set_words::<4, IPV6_DESTINATION>(ip.src.to_any());
-    head.set_words::<3, 0>(link.addresses);
+    set_macs(head.part::<ETHERNET, 0>(), Hop::from(link));
     Some(())
 }

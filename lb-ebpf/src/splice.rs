@@ -2,7 +2,7 @@
 //! the client than for the backend.
 
 use lb_common::{
-    abi::{Backend, Flow},
+    abi::{Backend, Flow, Hop},
     checksum::Delta,
     flow::{Direction, Phase, TcpFlags, Tick},
     net::{Be16, TCP},
@@ -62,9 +62,9 @@ pub fn receive<F: Compose>(frame: Frame) -> Result<Sent, Exit> {
 
 #[inline(always)]
 fn forward<F: Family>(frame: Frame, packet: &Packet<F>, flow: &Flow<F::Addr>, backend: &Backend) -> Result<Sent, Exit> {
-    let link = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
-    rewrite::apply::<F>(rewrite::places(frame, packet)?, packet, &flow.rewrite, link)?;
-    pipeline::sent(frame, packet.length, flow, link)
+    let hop = pipeline::way::<F>(frame, packet.ttl, packet.length, flow, backend)?;
+    rewrite::apply::<F>(rewrite::places(frame, packet)?, packet, &flow.rewrite, hop)?;
+    pipeline::sent(frame, packet.length, flow, hop)
 }
 
 /// Joins both halves, if the backend answers the SYN that it was sent. What it says of another connection by the same ports, it
@@ -112,8 +112,9 @@ fn nudge<F: Compose>(frame: Frame, packet: &Packet<F>, flow: &Flow<F::Addr>) -> 
     };
     let rewrite = &flow.rewrite;
     let (from, to) = ((rewrite.src, rewrite.src_port), (rewrite.dst, rewrite.dst_port));
-    compose::segment::<F>(frame, from, to, &segment, &flow.client).ok_or(INTERNAL)?;
-    pipeline::sent(frame, packet.length, flow, &flow.client)
+    let hop = Hop::from(&flow.client);
+    compose::segment::<F>(frame, from, to, &segment, hop).ok_or(INTERNAL)?;
+    pipeline::sent(frame, packet.length, flow, hop)
 }
 
 /// The backend refuses: the client gets its RST with the number that it expects next.

@@ -1,7 +1,7 @@
 //! VLAN tags: off before the packet path, on again behind it. All stages between see an untagged frame.
 
 use lb_common::{
-    abi::{Link, Vlans},
+    abi::{Hop, Vlans},
     network_types::eth::EtherType,
     reason::{DropReason, PassReason},
     vlan::{self, Tags},
@@ -52,16 +52,16 @@ fn carries_ip(ethertype: u16) -> Result<(), Exit> {
     }))
 }
 
-/// Sends a frame over a link, with the tags of the link's VLANs.
+/// Sends a frame to a next hop, with the tags of its VLANs.
 #[inline(always)]
-pub fn send(frame: Frame, link: &Link) -> Result<Sent, Exit> {
-    let sent = if link.ifindex == frame.ifindex() {
+pub fn send(frame: Frame, hop: Hop) -> Result<Sent, Exit> {
+    let sent = if hop.ifindex() == frame.ifindex() {
         Sent::Back
     } else {
-        Sent::To(link.ifindex)
+        Sent::To(hop.ifindex())
     };
-    if features::vlans() && link.vlans != Vlans::NONE {
-        put(frame, link.vlans.tags(tags(frame))).ok_or(Exit::Drop(DropReason::NoHeadroom))?;
+    if features::vlans() && hop.vlans != Vlans::NONE {
+        put(frame, hop.vlans.tags(tags(frame))).ok_or(Exit::Drop(DropReason::NoHeadroom))?;
     }
     Ok(sent)
 }

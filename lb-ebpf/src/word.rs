@@ -31,6 +31,32 @@ pub unsafe fn store_word<const OFFSET: usize, const I: usize>(start: *mut u8, wo
     };
 }
 
+/// Loads the `I`-th of the 64-bit words from an offset on.
+///
+/// # Safety
+/// The eight bytes are readable.
+#[inline(always)]
+pub unsafe fn load_long<const OFFSET: usize, const I: usize>(start: *const u8) -> u64 {
+    let word: u64;
+    // SAFETY: by contract.
+    unsafe {
+        asm!("{word} = *(u64 *)({start} + {offset})", start = in(reg) start, offset = const OFFSET + 8 * I, word = lateout(reg) word, options(nostack, preserves_flags, pure, readonly))
+    };
+    word
+}
+
+/// Stores the `I`-th of the 64-bit words from an offset on.
+///
+/// # Safety
+/// The eight bytes are writable.
+#[inline(always)]
+pub unsafe fn store_long<const OFFSET: usize, const I: usize>(start: *mut u8, word: u64) {
+    // SAFETY: by contract.
+    unsafe {
+        asm!("*(u64 *)({start} + {offset}) = {word}", start = in(reg) start, offset = const OFFSET + 8 * I, word = in(reg) word, options(nostack, preserves_flags))
+    };
+}
+
 /// Loads 32 bits at an offset of the context. The verifier wants the offset in the instruction, while LLVM may work out the
 /// address once for several loads. The kernel makes addresses of packet memory of some, in 64 bits: of a plain load LLVM
 /// knows that the upper half is zero, and may clear that again, which leaves the verifier no address.

@@ -1,10 +1,15 @@
 //! A packet path to test: an instance and a network namespace of its own, both gone when the test ends.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::Xdp,
 };
 use lb_common::{
@@ -12,6 +17,7 @@ use lb_common::{
         Backend, BackendState, Datagram, Flow, FlowKey, FragmentKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
     },
     flow::Tick,
+    flow_cache::Entry,
     net::{self, Addr4, Addr6, Be16, MacAddr},
     reason::{DropReason, Note, PassReason},
 };
@@ -440,6 +446,14 @@ impl Lab {
         self.forget_fragments::<Addr6>("FRAGMENTS_V6");
         empty(self.mixed_v4());
         empty(self.mixed_v6());
+        change_copies(
+            &self.pin("FLOW_CACHE_V4"),
+            |copy: &mut [u8; size_of::<Entry<Addr4>>()]| copy.fill(0),
+        );
+        change_copies(
+            &self.pin("FLOW_CACHE_V6"),
+            |copy: &mut [u8; size_of::<Entry<Addr6>>()]| copy.fill(0),
+        );
     }
 
     fn forget_fragments<A>(&self, name: &str)
@@ -471,6 +485,8 @@ impl Lab {
         }
         age(self.mixed_v4(), ticks);
         age(self.mixed_v6(), ticks);
+        age_copies::<{ size_of::<Entry<Addr4>>() }>(&self.pin("FLOW_CACHE_V4"), ticks);
+        age_copies::<{ size_of::<Entry<Addr6>>() }>(&self.pin("FLOW_CACHE_V6"), ticks);
     }
 
     /// Where a map is pinned.
@@ -483,6 +499,32 @@ impl Lab {
 fn empty<K: Pod, V: Pod>(mut map: HashMap<MapData, K, V>) {
     for key in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
         map.remove(&key).unwrap();
+    }
+}
+
+/// The same for copies in a flow cache, whose second number is the tick that they are good until.
+fn age_copies<const SIZE: usize>(pin: &Path, ticks: u32)
+where
+    [u8; SIZE]: Pod,
+{
+    change_copies::<SIZE>(pin, |copy| {
+        let until = u32::from_ne_bytes(copy[4..8].try_into().unwrap());
+        copy[4..8].copy_from_slice(&until.wrapping_sub(ticks).to_ne_bytes());
+    });
+}
+
+fn change_copies<const SIZE: usize>(pin: &Path, change: impl Fn(&mut [u8; SIZE]))
+where
+    [u8; SIZE]: Pod,
+{
+    let map = MapData::from_pin(pin).unwrap();
+    let mut copies: Array<MapData, [u8; SIZE]> = Array::try_from(Map::Array(map)).unwrap();
+    for place in 0..copies.len() {
+        let mut copy = copies.get(&place, 0).unwrap();
+        if copy != [0; SIZE] {
+            change(&mut copy);
+            copies.set(place, copy, 0).unwrap();
+        }
     }
 }
 

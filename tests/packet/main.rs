@@ -21,6 +21,7 @@ mod decap;
 mod direct;
 mod down;
 mod extensions;
+mod flow_cache;
 mod forward;
 mod fragments;
 mod frames;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{abi::Mode, net, net::Be16, reason::DropReason};
+use lb_common::{abi::Mode, flow::refresh_step, net, net::Be16, reason::DropReason};
 use lb_userspace::model::Protocol;
 
 use crate::{
@@ -151,7 +151,7 @@ fn in_nat_mode_two_vips_cannot_share_a_clients_port_towards_one_server() {
         lab.turned_away(&second.request(1000), DropReason::TupleInUse);
         lab.forward(&second, &second.request(1001));
         lab.answer(&first, &first.request(1000), flow, ACK);
-        lab.pass(LONG + 1);
+        lab.pass(LONG + refresh_step(LONG) + 1);
         let flow = lab.forward(&second, &second.request(1000));
         lab.answer(&second, &second.request(1000), flow, ACK);
     }

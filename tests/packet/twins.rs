@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What a flow's entries are found by.
-struct Ends {
+pub(crate) struct Ends {
     table: Table,
     from: SocketAddr,
     to: SocketAddr,
@@ -23,7 +23,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(table: Table, service: &Service, from: SocketAddr, to: SocketAddr) -> Self {
+    pub(crate) fn new(table: Table, service: &Service, from: SocketAddr, to: SocketAddr) -> Self {
         let protocol = if service.case.protocol == Protocol::Tcp {
             net::TCP
         } else {
@@ -38,12 +38,12 @@ impl Ends {
     }
 
     /// The entry of the client's packets.
-    fn request(table: Table, service: &Service, request: &Packet) -> Self {
+    pub(crate) fn request(table: Table, service: &Service, request: &Packet) -> Self {
         Self::new(table, service, request.from, request.to)
     }
 
     /// The entry of the replies.
-    fn reply(table: Table, service: &Service, (server, source): (Server, SocketAddr)) -> Self {
+    pub(crate) fn reply(table: Table, service: &Service, (server, source): (Server, SocketAddr)) -> Self {
         Self::new(table, service, server.address, source)
     }
 
@@ -64,7 +64,7 @@ impl Ends {
     }
 
     /// Removes the entry, as an eviction does.
-    fn evict(&self, lab: &Lab) {
+    pub(crate) fn evict(&self, lab: &Lab) {
         match (self.v4(), self.v6()) {
             (Some(key), _) => lab.table_v4(self.table).remove(&key).unwrap(),
             (_, Some(key)) => lab.table_v6(self.table).remove(&key).unwrap(),
@@ -72,7 +72,7 @@ impl Ends {
         }
     }
 
-    fn exists(&self, lab: &Lab) -> bool {
+    pub(crate) fn exists(&self, lab: &Lab) -> bool {
         match (self.v4(), self.v6()) {
             (Some(key), _) => lab.table_v4(self.table).get(&key, 0).is_ok(),
             (_, Some(key)) => lab.table_v6(self.table).get(&key, 0).is_ok(),

@@ -28,26 +28,30 @@ use nix::time::{ClockId, clock_gettime};
 use super::{
     DatapathError, FlowEntry, FlowPlace, FlowTables, Sweep, batch,
     clock::Clock,
+    flow_cache::FlowCache,
     pins::{Pins, kernel},
 };
+use crate::model::Limits;
 
 /// How long an entry stays after it expired, in ticks (about four seconds): a packet that finds it may still be at work.
 const GRACE: u32 = 4096;
 
-/// The flow tables of both families and those between them, opened by their pins. Walks begin with the half-open flows: one
-/// that is established meanwhile is seen twice rather than not at all.
+/// The flow tables of both families and those between them, opened by their pins, and the flow caches. Walks begin with the
+/// half-open flows: one that is established meanwhile is seen twice rather than not at all.
 pub struct KernelFlowTables {
     ipv4: [Table<Addr4>; 2],
     ipv6: [Table<Addr6>; 2],
     /// Flows between families, by that of the packets.
     mixed_ipv4: Table<Addr4, Addr6>,
     mixed_ipv6: Table<Addr6, Addr4>,
+    cache_ipv4: FlowCache<Addr4>,
+    cache_ipv6: FlowCache<Addr6>,
     clock: Clock,
 }
 
 impl KernelFlowTables {
     /// Of an instance whose maps are pinned and were checked.
-    pub(super) fn open(pins: &Pins) -> Result<Self, DatapathError> {
+    pub(super) fn open(pins: &Pins, limits: &Limits) -> Result<Self, DatapathError> {
         let maps = pins.maps();
         Ok(Self {
             ipv4: [
@@ -60,6 +64,8 @@ impl KernelFlowTables {
             ],
             mixed_ipv4: Table::open(&maps.join("MIXED_V4"))?,
             mixed_ipv6: Table::open(&maps.join("MIXED_V6"))?,
+            cache_ipv4: FlowCache::open(&maps.join("FLOW_CACHE_V4"), limits.flows_ipv4)?,
+            cache_ipv6: FlowCache::open(&maps.join("FLOW_CACHE_V6"), limits.flows_ipv6)?,
             clock: Clock::load()?,
         })
     }
@@ -90,6 +96,8 @@ impl FlowTables for KernelFlowTables {
             sweep(flows_v6, now, &mut pace, &mut result, watch)?,
             mixed,
         ];
+        self.cache_ipv4.clear_some(now);
+        self.cache_ipv6.clear_some(now);
         result.cpu = pace.used();
         Ok(result)
     }
@@ -125,14 +133,22 @@ impl FlowTables for KernelFlowTables {
     fn kill(&self, wanted: &dyn Fn(&FlowEntry) -> bool) -> Result<u64, DatapathError> {
         let now = self.now()?;
         let mut killed = 0;
+        let forget_v4 = |key: &_, twin: &_| {
+            self.cache_ipv4.forget(key);
+            self.cache_ipv4.forget(twin);
+        };
+        let forget_v6 = |key: &_, twin: &_| {
+            self.cache_ipv6.forget(key);
+            self.cache_ipv6.forget(twin);
+        };
         for table in &self.ipv4 {
-            killed += kill(table, table, now, wanted)?;
+            killed += kill(table, table, now, wanted, forget_v4)?;
         }
         for table in &self.ipv6 {
-            killed += kill(table, table, now, wanted)?;
+            killed += kill(table, table, now, wanted, forget_v6)?;
         }
-        killed += kill(&self.mixed_ipv4, &self.mixed_ipv6, now, wanted)?;
-        killed += kill(&self.mixed_ipv6, &self.mixed_ipv4, now, wanted)?;
+        killed += kill(&self.mixed_ipv4, &self.mixed_ipv6, now, wanted, |_, _| ())?;
+        killed += kill(&self.mixed_ipv6, &self.mixed_ipv4, now, wanted, |_, _| ())?;
         Ok(killed)
     }
 
@@ -298,12 +314,14 @@ where
     walk(table, from, visit, || wanted.get())
 }
 
-/// Removes both entries of the flows of a table that are `wanted`; those of the replies are in the table `twins`.
+/// Removes both entries of the flows of a table that are `wanted`, and has their copies forgotten; those of the replies are
+/// in the table `twins`.
 fn kill<A: UserAddress, B: UserAddress>(
     table: &Table<A, B>,
     twins: &Table<B, A>,
     now: Tick,
     wanted: &dyn Fn(&FlowEntry) -> bool,
+    forget: impl Fn(&FlowKey<A>, &FlowKey<B>),
 ) -> Result<u64, DatapathError>
 where
     FlowKey<A>: Pod + Default,
@@ -317,6 +335,7 @@ where
         for (key, twin) in doomed.borrow_mut().drain(..) {
             killed.set(killed.get() + u64::from(table.remove(&key)));
             twins.remove(&twin);
+            forget(&key, &twin);
         }
     };
     let visit = |key: &FlowKey<A>, flow: &Flow<B>| {

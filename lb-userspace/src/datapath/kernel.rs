@@ -14,7 +14,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use lb_common::{
-    abi::{Active, Backend, BackendStats, Previous, Rotation, Service, ServiceKey, SlotPage},
+    abi::{Active, Backend, BackendEntry, BackendStats, Previous, Rotation, Service, ServiceKey, SlotPage},
+    flow_cache::Epoch,
     net::{self, Addr4, Addr6, Address, Be16},
     reason,
 };
@@ -92,7 +93,7 @@ impl KernelDatapath {
         Ok(Self {
             direct: DirectPorts::take(&mut ebpf, &services)?,
             maps,
-            flows: Arc::new(KernelFlowTables::open(pins)?),
+            flows: Arc::new(KernelFlowTables::open(pins, &limits)?),
             ebpf,
             pins: pins.clone(),
             limits,
@@ -199,7 +200,8 @@ impl Datapath for KernelDatapath {
                 };
                 contents.sources.insert(place, address);
             }
-            contents.backends.insert(index, backend);
+            let epoch = Epoch::default();
+            contents.backends.insert(index, Backend { epoch, ..backend });
         }
         Ok(contents)
     }
@@ -273,8 +275,12 @@ impl Datapath for KernelDatapath {
     }
 
     fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), DatapathError> {
-        let entry = get(self.maps.backends.get(&index, 0), "BACKENDS")?;
-        for write in entry.publish(backend) {
+        let entry: BackendEntry = get(self.maps.backends.get(&index, 0), "BACKENDS")?;
+        let old = entry.current();
+        let same = (old.service, old.address, old.port) == (backend.service, backend.address, backend.port);
+        // Copies of flows that another backend had by this index, and that were evicted, are not this one's.
+        let epoch = if same { old.epoch } else { old.epoch.next() };
+        for write in entry.publish(Backend { epoch, ..backend }) {
             get(self.maps.backends.set(index, write, 0), "BACKENDS")?;
         }
         Ok(())

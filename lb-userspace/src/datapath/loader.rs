@@ -10,7 +10,7 @@ use caps::{CapSet, Capability};
 use lb_common::{abi, limit};
 
 use super::{
-    DatapathError, clock, maps,
+    DatapathError, clock, flow_cache, maps,
     pins::{Pins, kernel},
 };
 use crate::model::Limits;
@@ -85,6 +85,8 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
     let icmp_credit = limit::credit(limits.icmp_per_second);
     let new_flow_credit = limit::credit(limits.new_flows_per_core);
     let syn_cookies = u8::from(features.syn_cookies);
+    let cache_places_v4 = flow_cache::places(limits.flows_ipv4);
+    let cache_places_v6 = flow_cache::places(limits.flows_ipv6);
     let syn_credit = limit::credit(limits.syn_cookies_above);
     let mut loader = EbpfLoader::new();
     loader
@@ -97,7 +99,9 @@ pub(super) fn load(pins: &Pins, limits: &Limits, features: Features) -> Result<E
         .override_global("ICMP_CREDIT", &icmp_credit, true)
         .override_global("NEW_FLOW_CREDIT", &new_flow_credit, true)
         .override_global("SYN_COOKIES", &syn_cookies, true)
-        .override_global("SYN_CREDIT", &syn_credit, true);
+        .override_global("SYN_CREDIT", &syn_credit, true)
+        .override_global("FLOW_CACHE_PLACES_V4", &cache_places_v4, true)
+        .override_global("FLOW_CACHE_PLACES_V6", &cache_places_v6, true);
     for (name, entries, ..) in maps::shapes(limits) {
         loader
             .map_max_entries(name, entries)

@@ -13,12 +13,13 @@ use lb_common::{
     },
     direct,
     flow::Tick,
+    flow_cache::Entry,
     net::{Addr4, Addr6, AnyAddr},
     reason, schedule,
 };
 
 use super::{
-    DatapathError, loader,
+    DatapathError, flow_cache, loader,
     pins::{Pins, kernel},
     vips::Vips,
 };
@@ -35,7 +36,7 @@ pub const DEVICES: u32 = 64;
 pub(super) const MIXED_SEEN: &str = "MIXED_SEEN";
 
 /// Name, entries, key and value size of every pinned map.
-pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 31] {
+pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 33] {
     let Limits {
         flows_ipv4,
         flows_ipv6,
@@ -87,6 +88,18 @@ pub(super) fn shapes(limits: &Limits) -> [(&'static str, u32, usize, usize); 31]
             half_open_ipv6.saturating_mul(2),
             size_of::<FlowKey<Addr6>>(),
             size_of::<Flow<Addr6>>(),
+        ),
+        (
+            "FLOW_CACHE_V4",
+            flow_cache::places(flows_ipv4).max(1),
+            4,
+            size_of::<Entry<Addr4>>(),
+        ),
+        (
+            "FLOW_CACHE_V6",
+            flow_cache::places(flows_ipv6).max(1),
+            4,
+            size_of::<Entry<Addr6>>(),
         ),
         // A mixed flow has an entry in each.
         (

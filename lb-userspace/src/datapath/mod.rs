@@ -11,6 +11,7 @@ mod detach;
 mod direct;
 #[cfg(test)]
 pub(crate) mod fake;
+mod flow_cache;
 mod flows;
 mod kernel;
 mod links;
