@@ -44,12 +44,13 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, places: &Places<F>, now
 
 /// Makes a copy for the packets of an established flow.
 #[inline(always)]
-pub fn fill<F: Family>(key: &Key<F>, backend: &Backend, now: Tick) {
+pub fn fill<F: Family>(key: &Key<F>, now: Tick) {
     let Some((place, tuple)) = place::<F>(key) else {
         return;
     };
     flow_cache::fill::<F::Addr>(&place, &tuple, now, || {
         let flow = F::flows().get(key)?;
+        let backend = maps::backend(flow.backend)?;
         (flow.splice == Splice::NONE).then(|| (Forwarding::of(flow, backend), flow.refresh))
     });
 }

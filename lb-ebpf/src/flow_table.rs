@@ -82,15 +82,15 @@ pub fn find<F: Family>(frame: Frame, packet: &Packet<F>, now: Tick) -> Result<Op
     let phase = flow.phase.after(flow.direction, packet.flags);
     let moved = has_moved(frame, flow)?;
     if phase != flow.phase || flow.refresh.passed(now) || moved {
-        if moved {
-            // A packet from where the client was before has to move it back.
-            flow_cache::forget::<F>(&packet.key);
-        }
         let client = client_link(frame, flow)?;
         let before = flow.phase;
         flow.phase = phase;
         flow.extend(now, backend.timeouts.of(phase));
         flow.client = client;
+        if moved {
+            // A packet from where the client was before has to move it back. Written before, so that no copy is made of the old.
+            flow_cache::forget::<F>(&packet.key);
+        }
         if !refresh::<F, Established>(&packet.key, flow, backend.mode, before, now) {
             return Ok(None);
         }

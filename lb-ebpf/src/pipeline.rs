@@ -66,7 +66,7 @@ fn looked_up<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     let found = flow_table::find::<F>(frame, &packet, now)?;
     let (flow, backend) = found.ok_or(Exit::Divert(Stage::Open))?;
     splice::divert(flow)?;
-    flow_cache::fill::<F>(&packet.key, backend, now);
+    flow_cache::fill::<F>(&packet.key, now);
     deliver_at::<F>(frame, &packet, || Ok(places), &Forwarding::of(flow, backend), backend)
 }
 
