@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData, MapError},
     programs::Xdp,
 };
 use lb_common::{
@@ -17,7 +17,7 @@ use lb_common::{
         Backend, BackendState, Datagram, Flow, FlowKey, FragmentKey, Link, Rotation, Rule, SLOTS_PER_PAGE, SlotPage,
     },
     flow::Tick,
-    flow_cache::Entry,
+    flow_cache::{Cached, Entry, place_of},
     net::{self, Addr4, Addr6, Be16, MacAddr},
     reason::{DropReason, Note, PassReason},
 };
@@ -438,6 +438,10 @@ impl Lab {
 
     /// Empties the flow tables.
     pub(crate) fn forget_flows(&self) {
+        let keys = self.table_v4(Table::Established);
+        forget_copies::<_, { size_of::<Entry<Addr4>>() }>(&self.pin("FLOW_CACHE_V4"), keys.keys());
+        let keys = self.table_v6(Table::Established);
+        forget_copies::<_, { size_of::<Entry<Addr6>>() }>(&self.pin("FLOW_CACHE_V6"), keys.keys());
         for table in [Table::HalfOpen, Table::Established] {
             empty(self.table_v4(table));
             empty(self.table_v6(table));
@@ -446,14 +450,6 @@ impl Lab {
         self.forget_fragments::<Addr6>("FRAGMENTS_V6");
         empty(self.mixed_v4());
         empty(self.mixed_v6());
-        change_copies(
-            &self.pin("FLOW_CACHE_V4"),
-            |copy: &mut [u8; size_of::<Entry<Addr4>>()]| copy.fill(0),
-        );
-        change_copies(
-            &self.pin("FLOW_CACHE_V6"),
-            |copy: &mut [u8; size_of::<Entry<Addr6>>()]| copy.fill(0),
-        );
     }
 
     fn forget_fragments<A>(&self, name: &str)
@@ -502,30 +498,39 @@ fn empty<K: Pod, V: Pod>(mut map: HashMap<MapData, K, V>) {
     }
 }
 
-/// The same for copies in a flow cache, whose second number is the tick that they are good until.
+/// Removes the copies of flows.
+fn forget_copies<A: Cached, const SIZE: usize>(pin: &Path, keys: impl Iterator<Item = Result<FlowKey<A>, MapError>>)
+where
+    [u8; SIZE]: Pod,
+{
+    let mut copies = copies::<SIZE>(pin);
+    for key in keys {
+        let place = place_of(A::hash(&A::tuple(&key.unwrap())), copies.len());
+        copies.set(place, [0; SIZE], 0).unwrap();
+    }
+}
+
+/// Lets time pass for all copies, whose second number is the tick that they are good until.
 fn age_copies<const SIZE: usize>(pin: &Path, ticks: u32)
 where
     [u8; SIZE]: Pod,
 {
-    change_copies::<SIZE>(pin, |copy| {
-        let until = u32::from_ne_bytes(copy[4..8].try_into().unwrap());
-        copy[4..8].copy_from_slice(&until.wrapping_sub(ticks).to_ne_bytes());
-    });
-}
-
-fn change_copies<const SIZE: usize>(pin: &Path, change: impl Fn(&mut [u8; SIZE]))
-where
-    [u8; SIZE]: Pod,
-{
-    let map = MapData::from_pin(pin).unwrap();
-    let mut copies: Array<MapData, [u8; SIZE]> = Array::try_from(Map::Array(map)).unwrap();
+    let mut copies = copies::<SIZE>(pin);
     for place in 0..copies.len() {
         let mut copy = copies.get(&place, 0).unwrap();
         if copy != [0; SIZE] {
-            change(&mut copy);
+            let until = u32::from_ne_bytes(copy[4..8].try_into().unwrap());
+            copy[4..8].copy_from_slice(&until.wrapping_sub(ticks).to_ne_bytes());
             copies.set(place, copy, 0).unwrap();
         }
     }
+}
+
+fn copies<const SIZE: usize>(pin: &Path) -> Array<MapData, [u8; SIZE]>
+where
+    [u8; SIZE]: Pod,
+{
+    Array::try_from(Map::Array(MapData::from_pin(pin).unwrap())).unwrap()
 }
 
 fn age<K: Pod, A: Copy>(mut flows: HashMap<MapData, K, Flow<A>>, ticks: u32)

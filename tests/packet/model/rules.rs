@@ -206,7 +206,9 @@ impl<'a> Model<'a> {
             to: SocketAddr::new(headers.dst, datagram.ports.1),
             protocol: headers.protocol,
         };
-        let Some(flow) = self.by_key.get(&key).copied() else {
+        // A flow between families that took the ports of the one that the first fragment was of has no fragments.
+        let within = |flow: &usize| !self.crosses(*flow);
+        let Some(flow) = self.by_key.get(&key).copied().filter(within) else {
             return Err(unknown);
         };
         if let Err(left) = fits(self.case(flow), headers.ttl, headers.length) {
