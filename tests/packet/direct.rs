@@ -174,11 +174,7 @@ fn a_flow_from_before_goes_on_where_it_went() {
             .collect();
         assert!(moved.len() > 3, "{case:?} {scheduler}");
         for (number, packet) in moved.iter().enumerate() {
-            let later = if direct.is_tcp() {
-                packet.clone().flags(ACK)
-            } else {
-                packet.clone()
-            };
+            let later = packet.clone().flags_if_tcp(ACK);
             let (server, source) = lab.forward(&direct.service, &later);
             assert_eq!(server, direct.of_table(&old, packet), "{case:?} {scheduler}");
             assert_eq!(direct.stored(&lab), number + 1);
@@ -203,11 +199,7 @@ fn a_flow_from_before_goes_on_where_it_went() {
             .filter(|p| direct.of_table(&old, p) == last)
             .collect();
         for packet in again {
-            let later = if direct.is_tcp() {
-                packet.clone().flags(ACK)
-            } else {
-                packet.clone()
-            };
+            let later = packet.clone().flags_if_tcp(ACK);
             assert_eq!(
                 lab.forward(&direct.service, &later).0,
                 direct.server(&packet),
@@ -224,11 +216,7 @@ fn when_the_window_is_over_the_table_that_is_counts() {
         let mut direct = Direct::new(&mut lab, case, scheduler);
         let _old = direct.drain_last(&mut lab, scheduler, -1);
         for packet in direct.packets() {
-            let later = if direct.is_tcp() {
-                packet.clone().flags(ACK)
-            } else {
-                packet.clone()
-            };
+            let later = packet.clone().flags_if_tcp(ACK);
             assert_eq!(
                 lab.forward(&direct.service, &later).0,
                 direct.server(&packet),
