@@ -151,8 +151,11 @@ impl Image {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
         if !matches!((modified(&copy), modified(source)), (Ok(copy), Ok(source)) if copy > source) {
             fs::create_dir_all(directory()?.join("stripped"))?;
+            // The images of other kernels are made at the same time, and may only see the whole of it.
+            let partial = copy.with_extension(format!("partial-{}-{}", process::id(), self.kernel.series));
             let mut strip = shell::command("strip");
-            shell::output(strip.arg("--strip-debug").arg("-o").args([&copy, source]))?;
+            shell::output(strip.arg("--strip-debug").arg("-o").args([&partial, source]))?;
+            fs::rename(&partial, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
         }
         self.executable(path, &copy)
     }
