@@ -17,7 +17,7 @@ use crate::{
 pub const ABI_VERSION: u32 = 2;
 
 /// Names of the programs besides the entry, in the order of the program map.
-pub const STAGES: [&str; 12] = [
+pub const STAGES: [&str; 13] = [
     "lb_open",
     "lb_odd",
     "lb_too_big",
@@ -30,6 +30,7 @@ pub const STAGES: [&str; 12] = [
     "lb_splice",
     "lb_outer",
     "lb_flow",
+    "lb_mixed_error",
 ];
 
 /// Slots in one entry of the slot arena, so that one write publishes many.

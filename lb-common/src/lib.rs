@@ -23,6 +23,7 @@ pub mod schedule;
 pub mod splice;
 pub mod traffic;
 pub mod translate;
+pub mod translate_error;
 pub mod tunnel_error;
 pub mod vlan;
 pub mod wire;

@@ -2,12 +2,12 @@
 //! backend are of different families.
 //!
 //! Fragments, and what no longer fits its link, do not come here. The TCP or UDP checksum covers addresses, a length and
-//! a protocol number; of these only the addresses differ between the versions, so a [`Rewrite`] has its change.
+//! a protocol number; of these only the addresses differ between the versions, so a
+//! [`Rewrite`](crate::rewrite::Rewrite) has its change. ICMP errors: [`crate::translate_error`].
 
 use crate::{
     checksum,
     net::{Addr4, Addr6, Be16},
-    rewrite::Rewrite,
     wire::{Ipv4, Ipv6},
 };
 
@@ -27,14 +27,14 @@ pub struct Carried {
 /// The IPv6 header (section 4.1). Nothing is known of a flow label, so it is zero.
 #[inline(always)]
 #[must_use]
-pub fn ipv6(carried: Carried, rewrite: &Rewrite<Addr6>) -> Ipv6 {
+pub fn ipv6(carried: Carried, src: Addr6, dst: Addr6) -> Ipv6 {
     Ipv6 {
         version_class_flow: [Be16::new(0x6000 | (carried.class as u16) << 4), Be16::new(0)],
         length: Be16::new(carried.payload),
         next_header: carried.protocol,
         hop_limit: carried.ttl,
-        src: rewrite.src.to_words(),
-        dst: rewrite.dst.to_words(),
+        src: src.to_words(),
+        dst: dst.to_words(),
     }
 }
 
@@ -42,11 +42,11 @@ pub fn ipv6(carried: Carried, rewrite: &Rewrite<Addr6>) -> Ipv6 {
 /// and needs no identification then (RFC 6864).
 #[inline(always)]
 #[must_use]
-pub fn ipv4(carried: Carried, rewrite: &Rewrite<Addr4>) -> Ipv4 {
+pub fn ipv4(carried: Carried, src: Addr4, dst: Addr4) -> Ipv4 {
     const HEADER: u16 = size_of::<Ipv4>() as u16;
     const DONT_FRAGMENT: u16 = 0x4000;
     let length = carried.payload.wrapping_add(HEADER);
-    let (src, dst) = (rewrite.src.to_words(), rewrite.dst.to_words());
+    let (src, dst) = (src.to_words(), dst.to_words());
     let [s0, s1] = src;
     let [d0, d1] = dst;
     let words = [
@@ -82,6 +82,7 @@ mod tests {
         abi::FlowKey,
         checksum::{fold, sum_words},
         net::{Address, TCP, UDP},
+        rewrite::Rewrite,
     };
 
     fn sum(bytes: &[u8]) -> u32 {
@@ -123,9 +124,7 @@ mod tests {
 
         #[test]
         fn an_ipv4_header_sums_up(class: u8, payload in 0u16..65_000, ttl: u8, s: [u8; 4], d: [u8; 4]) {
-            let key = FlowKey::new((Addr6::default(), Be16::new(1)), (Addr6::default(), Be16::new(2)), UDP);
-            let rewrite = Rewrite::new(&key, (Addr4::from_wire(s), Be16::new(3)), (Addr4::from_wire(d), Be16::new(4)));
-            let h = ipv4(Carried { class, payload, protocol: UDP, ttl }, &rewrite);
+            let h = ipv4(Carried { class, payload, protocol: UDP, ttl }, Addr4::from_wire(s), Addr4::from_wire(d));
             let words = [
                 u16::from_ne_bytes([h.version_ihl, h.tos]), h.length.word(), h.id.word(), h.fragment.word(),
                 u16::from_ne_bytes([h.ttl, h.protocol]), h.checksum, h.src[0], h.src[1], h.dst[0], h.dst[1],
@@ -136,9 +135,7 @@ mod tests {
 
         #[test]
         fn an_ipv6_header_says_the_same(class: u8, payload: u16, ttl: u8, s: [u8; 16], d: [u8; 16]) {
-            let key = FlowKey::new((Addr4::default(), Be16::new(1)), (Addr4::default(), Be16::new(2)), TCP);
-            let rewrite = Rewrite::new(&key, (Addr6::from_wire(s), Be16::new(3)), (Addr6::from_wire(d), Be16::new(4)));
-            let h = ipv6(Carried { class, payload, protocol: TCP, ttl }, &rewrite);
+            let h = ipv6(Carried { class, payload, protocol: TCP, ttl }, Addr6::from_wire(s), Addr6::from_wire(d));
             let [a, b] = h.version_class_flow[0].to_wire();
             prop_assert_eq!((a >> 4, a << 4 | b >> 4, b & 0x0f, h.version_class_flow[1].get()), (6, class, 0, 0));
             prop_assert_eq!((h.length.get(), h.next_header, h.hop_limit), (payload, TCP, ttl));

@@ -16,7 +16,7 @@ use crate::{
     Exit, Sent, Stage, direct,
     family::Family,
     flow_table::{self, link_of},
-    kernel, maps, odd, outer,
+    kernel, maps, mixed, odd, outer,
     packet::{Frame, Window},
     parse::{self, Ip, Packet},
     pipeline, splice, vlan,
@@ -87,7 +87,11 @@ fn error<F: Family>(frame: Frame, ip: &Ip<F::Addr>) -> Result<Sent, Exit> {
     };
     let flow = match direct::flow::<F>(frame, &packet)? {
         Some(flow) => flow,
-        None => flow_table::peek::<F>(&key, kernel::now()).ok_or(no_flow)?,
+        None => match flow_table::peek::<F>(&key, kernel::now()) {
+            Some(flow) => flow,
+            None if mixed::is_known::<F>(&key, kernel::now()) => return Err(Exit::Divert(Stage::MixedError)),
+            None => return Err(no_flow),
+        },
     };
     let backend = maps::backend(flow.backend).ok_or(INTERNAL)?;
     let hop = pipeline::way::<F>(frame, ip.ttl, ip.length, flow, backend)?;
@@ -125,7 +129,7 @@ fn translate<F: Family>(
     outer: &Rewrite<F::Addr>,
     numbers: Delta,
 ) -> Result<(), Exit> {
-    let l4 = quoted_checksum::<F>(frame, quote, end, flow.l4_delta.and(numbers)).ok_or(INTERNAL)?;
+    let l4 = quoted_checksum(frame, quote.l4, end, quote.protocol, flow.l4_delta.and(numbers)).ok_or(INTERNAL)?;
     let header = F::rewrite_quote(frame, ip.l4 + HEADER, flow).ok_or(INTERNAL)?;
     let ports: Window<4> = frame.window(quote.l4).ok_or(INTERNAL)?;
     let ([s0, s1], [d0, d1]) = (flow.dst_port.to_wire(), flow.src_port.to_wire());
@@ -139,15 +143,10 @@ fn translate<F: Family>(
     Ok(())
 }
 
-/// Changes the TCP or UDP checksum in the quote, if that is long enough; gives the old and the new one.
+/// Changes the checksum of the quoted TCP or UDP header, if the message does not end before it; gives the old and the new one.
 #[inline(always)]
-fn quoted_checksum<F: Family>(frame: Frame, quote: &Ip<F::Addr>, end: usize, delta: Delta) -> Option<(u16, u16)> {
-    let at = quote.l4
-        + if quote.protocol == UDP {
-            UDP_CHECKSUM
-        } else {
-            TCP_CHECKSUM
-        };
+pub fn quoted_checksum(frame: Frame, l4: usize, end: usize, protocol: u8, delta: Delta) -> Option<(u16, u16)> {
+    let at = l4 + if protocol == UDP { UDP_CHECKSUM } else { TCP_CHECKSUM };
     let Some(checksum) = frame.window::<2>(at) else {
         return Some((0, 0));
     };
@@ -155,7 +154,7 @@ fn quoted_checksum<F: Family>(frame: Frame, quote: &Ip<F::Addr>, end: usize, del
         return Some((0, 0));
     }
     let old = checksum.read::<u16, 0>();
-    let new = match (quote.protocol, old) {
+    let new = match (protocol, old) {
         (UDP, 0) => 0,
         (UDP, old) => delta.apply_udp(old),
         (_, old) => delta.apply(old),

@@ -23,11 +23,13 @@ mod kernel;
 mod log;
 mod maps;
 mod mixed;
+mod mixed_error;
 mod odd;
 mod outer;
 mod packet;
 mod parse;
 mod pipeline;
+mod quote;
 mod reset;
 mod rewrite;
 mod select;
@@ -80,6 +82,8 @@ enum Stage {
     Outer,
     /// For packets of flows that the flow cache has no copy of, or that change their flow.
     Flow,
+    /// For ICMP errors about packets of flows between IPv4 and IPv6.
+    MixedError,
 }
 
 /// How a packet leaves the packet path when it is forwarded.
@@ -209,6 +213,13 @@ pub fn lb_outer(ctx: XdpContext) -> u32 {
 pub fn lb_flow(ctx: XdpContext) -> u32 {
     let frame = vlan::resume(Frame::new(&ctx));
     leave(frame, pipeline::flow(frame))
+}
+
+/// [`Stage::MixedError`].
+#[xdp(frags)]
+pub fn lb_mixed_error(ctx: XdpContext) -> u32 {
+    let frame = vlan::resume(Frame::new(&ctx));
+    leave(frame, pipeline::mixed_error(frame))
 }
 
 /// How a packet leaves is seen to for each IP version by itself: brought together first, that would cost.

@@ -444,7 +444,7 @@ pub fn class_ipv6(frame: Frame) -> Option<u8> {
 #[inline(always)]
 pub fn write_ipv4(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr4>) -> Option<()> {
     let head: Window<HEAD_V4> = frame.window(0)?;
-    head.write::<Ipv4, ETHERNET>(translate::ipv4(carried, rewrite));
+    head.write::<Ipv4, ETHERNET>(translate::ipv4(carried, rewrite.src, rewrite.dst));
     Some(())
 }
 
@@ -452,6 +452,6 @@ pub fn write_ipv4(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr4>) -> O
 #[inline(always)]
 pub fn write_ipv6(frame: Frame, carried: Carried, rewrite: &Rewrite<Addr6>) -> Option<()> {
     let head: Window<HEAD_V6> = frame.window(0)?;
-    head.write::<Ipv6, ETHERNET>(translate::ipv6(carried, rewrite));
+    head.write::<Ipv6, ETHERNET>(translate::ipv6(carried, rewrite.src, rewrite.dst));
     Some(())
 }

@@ -8,10 +8,10 @@ use lb_common::{
     checksum::{Delta, fold, sum_words},
     encap, hash,
     icmp::HEADER,
-    net::{Addr4, Addr6, Address, AnyAddr, Be16, ICMPV6, TCP, UDP},
+    net::{Address, AnyAddr, Be16, TCP, UDP},
     reason::{DropReason, PassReason},
     tunnel_error::Trouble,
-    wire::{ETHERNET, Ipv4, Ipv6, Udp},
+    wire::{ETHERNET, Udp},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     family::{Family, V4, V6},
     features, flow_table, kernel, maps, odd,
     packet::{Frame, Window},
-    parse, too_big, vlan,
+    parse, quote, too_big, vlan,
 };
 
 const NO_FLOW: Exit = Exit::Pass(PassReason::IcmpNoFlow);
@@ -92,71 +92,25 @@ fn read<O: Family>(frame: Frame, told: &mut Told) -> Result<u8, Exit> {
         Trouble::v4(kind.to_ne_bytes(), second)
     };
     let at = (ip.l4 + HEADER) & MAX_OFFSET;
-    let outer = if O::VERSION == V6::VERSION {
-        outer_ipv6(frame, at)
-    } else {
-        outer_ipv4(frame, at)
-    };
-    let outer = outer.ok_or(NO_FLOW)?;
+    let outer = quote::read::<O>(frame, at).ok_or(NO_FLOW)?;
     // An error goes to whom it quotes.
     if outer.src != ip.dst.to_any() {
         return Err(NO_FLOW);
     }
     told.trouble = trouble.ok_or(NO_FLOW)?;
-    (told.src, told.dst, told.protocol) = (outer.src, outer.dst, outer.protocol);
+    (told.src, told.dst, told.protocol) = (outer.src, outer.dst, outer.carried.protocol);
     told.checksum = head.read::<u16, 2>();
     told.sum = u32::from(kind) + u32::from(sum_words([second, 0, 0, 0])) + outer.sum;
     if O::ICMP_COVERS_ADDRESSES {
-        told.sum += pseudo_header(ip.src, ip.dst, told.end - ip.l4);
+        told.sum += quote::pseudo_header(ip.src, ip.dst, told.end - ip.l4);
     }
     told.inside = at + O::HEADER;
-    match outer.protocol {
+    match told.protocol {
         IPV4_INSIDE => Ok(V4::VERSION),
         IPV6_INSIDE => Ok(V6::VERSION),
         UDP => udp(frame, told).ok_or(NO_FLOW),
         _ => Err(NO_FLOW),
     }
-}
-
-/// What an outer header says.
-struct Outer {
-    src: AnyAddr,
-    dst: AnyAddr,
-    protocol: u8,
-    sum: u32,
-}
-
-/// One without options and in one piece, as `lb` writes it.
-#[inline(always)]
-fn outer_ipv4(frame: Frame, at: usize) -> Option<Outer> {
-    let window: Window<{ size_of::<Ipv4>() }> = frame.window(at)?;
-    let words = window.words::<5, 0>();
-    let ip = parse::ipv4_header(words, at)?;
-    if ip.l4 != at + size_of::<Ipv4>() || ip.piece.is_fragment() {
-        return None;
-    }
-    let [a, b, c, d, e] = words;
-    Some(Outer {
-        src: ip.src.to_any(),
-        dst: ip.dst.to_any(),
-        protocol: ip.protocol,
-        sum: u32::from(sum_words([a, b, c, d])) + u32::from(sum_words([e, 0, 0, 0])),
-    })
-}
-
-/// One without extension headers.
-#[inline(always)]
-fn outer_ipv6(frame: Frame, at: usize) -> Option<Outer> {
-    let window: Window<{ size_of::<Ipv6>() }> = frame.window(at)?;
-    let (start, src, dst) = (window.words::<2, 0>(), window.words::<4, 8>(), window.words::<4, 24>());
-    let ip = parse::ipv6_header(start, (src, dst), at)?;
-    let [first, second] = start;
-    Some(Outer {
-        src,
-        dst,
-        protocol: ip.protocol,
-        sum: u32::from(sum_words([first, second, 0, 0])) + u32::from(sum_words(src)) + u32::from(sum_words(dst)),
-    })
 }
 
 /// Goes past the UDP header, and gives the IP version of what follows.
@@ -172,15 +126,6 @@ fn udp(frame: Frame, told: &mut Told) -> Option<u8> {
         version @ (V4::VERSION | V6::VERSION) => Some(version),
         _ => None,
     }
-}
-
-/// The sum of what an ICMPv6 checksum covers besides the message.
-#[inline(always)]
-fn pseudo_header<A: Address>(src: A, dst: A, length: usize) -> u32 {
-    u32::from(sum_words(src.words()))
-        + u32::from(sum_words(dst.words()))
-        + u32::from((length as u16).to_be())
-        + u32::from(u16::from(ICMPV6).to_be())
 }
 
 /// Tells the client of the flow, if the packet inside is of one and was sent that way.
@@ -248,18 +193,11 @@ fn write<I: Family>(
     let (kind, second) = trouble.message(I::VERSION);
     let mut sum = u32::from(kind) + u32::from(sum_words([second, 0, 0, 0]));
     if I::ICMP_COVERS_ADDRESSES {
-        sum += pseudo_header(src, dst, HEADER + quote);
+        sum += quote::pseudo_header(src, dst, HEADER + quote);
     }
     let checksum = Delta::ZERO.word(fold(told.sum), fold(sum)).apply(told.checksum);
     let ([k0, k1], [c0, c1]) = (kind.to_ne_bytes(), checksum.to_ne_bytes());
     let header = [u32::from_ne_bytes([k0, k1, c0, c1]), second];
     frame.shorten_head(told.inside - HEADER - I::HEADER - ETHERNET)?;
-    let (src, dst) = (src.to_any(), dst.to_any());
-    if I::VERSION == V6::VERSION {
-        let (src, dst) = (Addr6::from_any(src), Addr6::from_any(dst));
-        too_big::write_ipv6(frame, addresses, (src, dst), quote as u32, header)
-    } else {
-        let (src, dst) = (Addr4::from_any(src), Addr4::from_any(dst));
-        too_big::write_ipv4(frame, addresses, (src, dst), quote as u32, header)
-    }
+    too_big::write::<I>(frame, addresses, (src, dst), quote as u32, header)
 }

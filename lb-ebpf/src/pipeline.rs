@@ -19,7 +19,7 @@ use crate::{
     family::{Family, V4, V6},
     features, flow_cache,
     flow_table::{self, Found},
-    half_open, kernel, log, maps, mixed, odd, outer,
+    half_open, kernel, log, maps, mixed, mixed_error, odd, outer,
     packet::Frame,
     parse::{self, Packet, Places},
     rewrite, select, service, splice, stats, unstored, vlan,
@@ -224,6 +224,12 @@ pub fn odd(frame: Frame) -> Result<Sent, Exit> {
 #[inline(always)]
 pub fn outer(frame: Frame) -> Result<Sent, Exit> {
     by_version(frame, outer::forward::<V4>, outer::forward::<V6>)
+}
+
+/// An error about a packet of a flow between families.
+#[inline(always)]
+pub fn mixed_error(frame: Frame) -> Result<Sent, Exit> {
+    by_version(frame, mixed_error::forward::<V4>, mixed_error::forward::<V6>)
 }
 
 /// A stage for the packet's IP version, in a function of its own: addresses of both would not fit one stack frame.

@@ -7,13 +7,14 @@
 use lb_common::{
     abi::{Link, Vlans},
     icmp::{self, HEADER, QUOTE_V4, QUOTE_V6, Sum},
-    net::{Addr4, Addr6, Be16, ICMPV6},
+    net::{Addr4, Addr6, Address, Be16, ICMPV6},
     network_types::eth::EtherType,
     reason::DropReason,
     wire::{ETHERNET, Ipv4, Ipv6},
 };
 
 use crate::{
+    family::{Family, V6},
     maps,
     packet::{Frame, Window},
     parse::{self, ETHERTYPE, HEAD_V4, HEAD_V6},
@@ -68,10 +69,28 @@ fn answer_ipv6(frame: Frame, mtu: u32) -> Option<()> {
     write_ipv6(frame, back.addresses, (ip.dst, ip.src), quote, header)
 }
 
-/// Writes what stands before a quote of so many bytes: MAC addresses, an IPv4 header from a source to a destination, and that
-/// of ICMP.
+/// Writes what stands before a quote of so many bytes: MAC addresses, an IP header from a source to a destination, and that of
+/// ICMP.
 #[inline(always)]
-pub fn write_ipv4(
+pub fn write<F: Family>(
+    frame: Frame,
+    addresses: [u32; 3],
+    (src, dst): (F::Addr, F::Addr),
+    quote: u32,
+    header: [u32; 2],
+) -> Option<()> {
+    let (src, dst) = (src.to_any(), dst.to_any());
+    if F::VERSION == V6::VERSION {
+        let (src, dst) = (Addr6::from_any(src), Addr6::from_any(dst));
+        write_ipv6(frame, addresses, (src, dst), quote, header)
+    } else {
+        let (src, dst) = (Addr4::from_any(src), Addr4::from_any(dst));
+        write_ipv4(frame, addresses, (src, dst), quote, header)
+    }
+}
+
+#[inline(always)]
+fn write_ipv4(
     frame: Frame,
     addresses: [u32; 3],
     (src, dst): (Addr4, Addr4),
@@ -86,9 +105,8 @@ pub fn write_ipv4(
     Some(())
 }
 
-/// The same of IPv6.
 #[inline(always)]
-pub fn write_ipv6(
+fn write_ipv6(
     frame: Frame,
     addresses: [u32; 3],
     (src, dst): (Addr6, Addr6),
