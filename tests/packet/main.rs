@@ -36,6 +36,7 @@ mod links;
 mod many_ports;
 mod mixed;
 mod mixed_admission;
+mod mixed_errors;
 mod mixed_seen;
 mod model;
 mod one_way;

@@ -17,7 +17,7 @@ use crate::{
     lab::{CLIENT_IF, Case, Family, LONG, Lab, Server, Service, Setup, Verdict, assert_same},
 };
 
-fn other(case: Case) -> Case {
+pub(crate) fn other(case: Case) -> Case {
     let family = match case.family {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,
@@ -65,7 +65,7 @@ pub(crate) fn serve(lab: &mut Lab, case: Case, setup: &Setup) -> Service {
 }
 
 /// What becomes of a packet that went from family to family: what only the old header knew is gone.
-fn translated(packet: Packet) -> Packet {
+pub(crate) fn translated(packet: Packet) -> Packet {
     Packet {
         id: 0,
         dont_fragment: true,
@@ -74,7 +74,7 @@ fn translated(packet: Packet) -> Packet {
     }
 }
 
-fn way(case: Case) -> Verdict {
+pub(crate) fn way(case: Case) -> Verdict {
     if case.one_arm { Verdict::Tx } else { Verdict::Redirect }
 }
 
@@ -92,7 +92,12 @@ pub(crate) fn forward(lab: &mut Lab, service: &Service, packet: &Packet) -> (Ser
 }
 
 /// What the server answers to a request.
-fn reply_to(service: &Service, request: &Packet, (server, source): (Server, SocketAddr), flags: u8) -> Packet {
+pub(crate) fn reply_to(
+    service: &Service,
+    request: &Packet,
+    (server, source): (Server, SocketAddr),
+    flags: u8,
+) -> Packet {
     service.reply(&translated(service.forwarded(request, server, source)), flags)
 }
 

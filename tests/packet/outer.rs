@@ -14,14 +14,15 @@ use crate::{
 };
 
 /// Type, code and second word of an ICMP message.
-type Kind = (u8, u8, [u8; 4]);
+pub(crate) type Kind = (u8, u8, [u8; 4]);
 
 /// All tunnels, with one arm and two.
 fn tunnels() -> Vec<Case> {
     Case::all().into_iter().filter(|case| case.tunnel()).collect()
 }
 
-fn interface(case: Case) -> &'static str {
+/// What packets of the backends come in by.
+pub(crate) fn interface(case: Case) -> &'static str {
     if case.one_arm { CLIENT_IF } else { BACKEND_IF }
 }
 
