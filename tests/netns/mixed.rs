@@ -9,7 +9,7 @@ use lb_tests::{
 
 use crate::common::{even, fetch_file, reuses_port};
 
-const fn other(family: Family) -> Family {
+pub(crate) const fn other(family: Family) -> Family {
     match family {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,

@@ -12,7 +12,7 @@ use lb_tests::{
     lab::{Family, Host, Side},
 };
 
-use crate::common::fetch_file;
+use crate::{common::fetch_file, mixed};
 
 /// Of the link behind a router. Both ends of a connection believe in 1500.
 const NARROW: u32 = 1300;
@@ -65,56 +65,71 @@ fn send(to: SocketAddr) -> usize {
 #[test]
 fn path_mtu_is_discovered_through_lb() {
     for mode in ["full-nat", "nat"] {
-        let lab = Lab::new(Topology::Routed, 1);
-        let nginx = lab.serve_nginx();
-        let sink = sink(&lab.servers[0], 2);
-        let service = |family: Family, name: &str, port: u16| {
-            let service = lb_tests::Service::new(name, lab.vip(family, port), "tcp");
-            let service = service.backends(lab.backends(family, port)).health("type = \"none\"");
-            service.set(&format!("mode = {mode:?}"))
-        };
-        let config = lab
-            .config()
-            .service(service(Family::V4, "down4", 80))
-            .service(service(Family::V6, "down6", 80))
-            .service(service(Family::V4, "up4", 9000))
-            .service(service(Family::V6, "up6", 9000));
-        let lb = lab.start(&config);
-        lab.narrow(Side::Servers, NARROW);
-        for family in Family::ALL {
-            let began = Instant::now();
-            let count = lab.client.ns.run(|| send(lab.vip(family, 9000)));
-            assert_eq!(count, LENGTH, "{mode} {family:?}");
-            println!("{mode}, {family:?}: up in {:?}", began.elapsed());
-            let learned = route(&lab.client, lab.vip(family, 9000));
-            assert!(
-                learned.contains(&format!("mtu {NARROW}")),
-                "the client learned: {learned}"
-            );
-        }
-        lab.narrow(Side::Servers, 1500);
-        lab.narrow(Side::Clients, NARROW);
-        // What it learned, the client would tell in its SYN.
-        lab.client.ns.sh("ip route flush cache; ip -6 route flush cache");
-        for family in Family::ALL {
-            let began = Instant::now();
-            fetch_file(&lab, &nginx[0], lab.vip(family, 80), 32);
-            println!("{mode}, {family:?}: down in {:?}", began.elapsed());
-            // In `nat` mode the backend knows the client by its own address.
-            let peer = if mode == "nat" {
-                lab.client.address(family, 0)
-            } else {
-                SocketAddr::new(lab.source(family), 0)
-            };
-            let learned = route(&lab.servers[0], peer);
-            assert!(
-                learned.contains(&format!("mtu {NARROW}")),
-                "the server learned: {learned}"
-            );
-        }
-        assert_eq!(lb.reason("icmp-no-flow"), 0);
-        sink.join().unwrap();
+        discover_path_mtu(mode, |family| family, |_| NARROW);
     }
+}
+
+/// What fits the narrow link has a header of the other family, which is larger or smaller by 20 bytes.
+#[test]
+fn path_mtu_is_discovered_between_families() {
+    discover_path_mtu("full-nat", mixed::other, |family| match family {
+        Family::V4 => NARROW - 20,
+        Family::V6 => NARROW + 20,
+    });
+}
+
+/// With servers of the family that `servers` says for the clients', and where a sender of a family learns the MTU that `learns`
+/// says.
+fn discover_path_mtu(mode: &str, servers: fn(Family) -> Family, learns: fn(Family) -> u32) {
+    let lab = Lab::new(Topology::Routed, 1);
+    let nginx = lab.serve_nginx();
+    let sink = sink(&lab.servers[0], 2);
+    let service = |family: Family, name: &str, port: u16| {
+        let service = lb_tests::Service::new(name, lab.vip(family, port), "tcp");
+        let service = service.backends(lab.backends(servers(family), port));
+        service.health("type = \"none\"").set(&format!("mode = {mode:?}"))
+    };
+    let config = lab
+        .config()
+        .service(service(Family::V4, "down4", 80))
+        .service(service(Family::V6, "down6", 80))
+        .service(service(Family::V4, "up4", 9000))
+        .service(service(Family::V6, "up6", 9000));
+    let lb = lab.start(&config);
+    lab.narrow(Side::Servers, NARROW);
+    for family in Family::ALL {
+        let began = Instant::now();
+        let count = lab.client.ns.run(|| send(lab.vip(family, 9000)));
+        assert_eq!(count, LENGTH, "{mode} {family:?}");
+        println!("{mode}, {family:?}: up in {:?}", began.elapsed());
+        let learned = route(&lab.client, lab.vip(family, 9000));
+        assert!(
+            learned.contains(&format!("mtu {}", learns(family))),
+            "the client learned: {learned}"
+        );
+    }
+    lab.narrow(Side::Servers, 1500);
+    lab.narrow(Side::Clients, NARROW);
+    // What it learned, the client would tell in its SYN.
+    lab.client.ns.sh("ip route flush cache; ip -6 route flush cache");
+    for family in Family::ALL {
+        let began = Instant::now();
+        fetch_file(&lab, &nginx[0], lab.vip(family, 80), 32);
+        println!("{mode}, {family:?}: down in {:?}", began.elapsed());
+        // In `nat` mode the backend knows the client by its own address.
+        let peer = if mode == "nat" {
+            lab.client.address(family, 0)
+        } else {
+            SocketAddr::new(lab.source(servers(family)), 0)
+        };
+        let learned = route(&lab.servers[0], peer);
+        assert!(
+            learned.contains(&format!("mtu {}", learns(servers(family)))),
+            "the server learned: {learned}"
+        );
+    }
+    assert_eq!(lb.reason("icmp-no-flow"), 0);
+    sink.join().unwrap();
 }
 
 /// What a host knows of the way to an address.
