@@ -20,7 +20,7 @@ use crate::{
     packet::{Frame, Window},
     parse, pipeline,
     quote::{self, Quote},
-    too_big, vlan,
+    too_big,
 };
 
 const NO_FLOW: Exit = Exit::Pass(PassReason::IcmpNoFlow);
@@ -79,7 +79,7 @@ pub fn forward<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     pipeline::lives_on(ip.ttl, backend)?;
     let link = way::<F>(frame, &told, flow, backend)?;
     write::<F>(frame, &told, flow, link)?;
-    vlan::send(frame, Hop::from(link))
+    pipeline::sent(frame, length::<F::Other>(&told), flow, Hop::from(link))
 }
 
 /// The flow of the packets that go the error's way: what it quotes travelled against that.
@@ -110,7 +110,7 @@ fn way<'a, F: Family>(frame: Frame, told: &Told, flow: &'a FlowOf<F>, backend: &
         let mtu = kernel::mtu(frame, flow.client.ifindex).unwrap_or(u32::MAX);
         (&flow.client, mtu)
     };
-    if (head::<F::Other>() - ETHERNET + told.end - told.l4) as u32 > mtu {
+    if length::<F::Other>(told) > mtu {
         return Err(Exit::Drop(DropReason::ExceedsMtu));
     }
     Ok(link)
@@ -120,6 +120,12 @@ fn way<'a, F: Family>(frame: Frame, told: &Told, flow: &'a FlowOf<F>, backend: &
 #[inline(always)]
 const fn head<O: Family>() -> usize {
     O::HEAD + HEADER + O::HEADER
+}
+
+/// Bytes of the message from its IP header on.
+#[inline(always)]
+const fn length<O: Family>(told: &Told) -> u32 {
+    (head::<O>() - ETHERNET + told.end - told.l4) as u32
 }
 
 /// Makes of the frame a message to the other side, about the packet that it sent. What of the old message is not written anew is

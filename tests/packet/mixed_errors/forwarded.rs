@@ -176,6 +176,29 @@ fn errors_do_not_change_a_flow() {
     }
 }
 
+/// As errors about packets of other flows do.
+#[test]
+fn they_count_as_packets_of_the_flow() {
+    let mut lab = Lab::new();
+    for case in two_arms() {
+        let talk = Talk::new(&mut lab, case, 200);
+        let before = lab.counters(talk.flow.0);
+        for side in &talk.sides {
+            let (comes, goes) = side.good();
+            side.is_translated(&mut lab, (&comes, &goes), "counted");
+        }
+        let after = lab.counters(talk.flow.0);
+        let packets = (
+            after.packets_in - before.packets_in,
+            after.packets_out - before.packets_out,
+        );
+        assert_eq!(packets, (1, 1), "{case:?}");
+        let bytes = [after.bytes_in - before.bytes_in, after.bytes_out - before.bytes_out];
+        let went = talk.sides.map(|side| side.good().1.bytes().len() as u64);
+        assert_eq!(bytes, went, "{case:?}");
+    }
+}
+
 #[test]
 fn they_follow_the_client_and_outlive_the_service() {
     let mut lab = Lab::new();
