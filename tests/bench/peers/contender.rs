@@ -309,6 +309,7 @@ fn lost(sent: u64, arrived: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::goals;
 
     #[test]
     fn lost_frames_void_a_figure() {
@@ -335,6 +336,17 @@ mod tests {
         assert!(Contender::Ipip.excuse(&scene(1518)).is_some());
         assert_eq!(Contender::Ipip.excuse(&scene(1024)), None);
         assert_eq!(Contender::FullNat.excuse(&scene(1518)), None);
+    }
+
+    /// A goal under another name would never be measured.
+    #[test]
+    fn goals_about_packets_name_contenders() {
+        let is_one = |name: &str| Contender::ALL.iter().any(|contender| contender.name() == name);
+        for goal in goals::all().iter().filter(|goal| goal.key.ends_with(" flows")) {
+            let pair = goal.key.split_once(", IPv4").unwrap().0;
+            let pair = pair.strip_prefix("program time of ").unwrap_or(pair);
+            assert!(pair.split(" to ").all(is_one), "{}", goal.key);
+        }
     }
 
     #[test]

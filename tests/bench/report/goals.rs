@@ -80,7 +80,7 @@ pub(crate) fn all() -> Vec<Goal> {
     for (flows, bound) in FLOWS.iter().zip(FULL_NAT) {
         at_least(ratio("lb full-nat", "bare redirect", "IPv4", flows), bound, Unit::Ratio);
     }
-    for contender in ["lb l2-dsr moved", "lb ipip moved"] {
+    for contender in ["lb l2-dsr, moved", "lb ipip, moved"] {
         for flows in FLOWS {
             at_least(ratio(contender, "bare redirect", "IPv4", flows), 0.80, Unit::Ratio);
         }
