@@ -83,7 +83,7 @@ const END_TO_END: [&str; 6] = [
 /// Left out is what repeats, in a program that another row goes through, what pure functions decide: weights, hashes, phases,
 /// checksums, the use of ports. All of that runs on the machine's own kernel, and in guests the model meets most of it. A race
 /// of two CPUs is none in a guest that has one.
-const ROWS: [&str; 32] = [
+const ROWS: [&str; 35] = [
     "admission::full_backends_are_passed_over",
     "adoption::the_packet_path_loads_and_works_at_every_log_level",
     "adoption::what_was_written_is_found_and_flows_go_on",
@@ -91,9 +91,11 @@ const ROWS: [&str; 32] = [
     "counters::packets_bytes_and_flows_are_counted_exactly",
     "counters::the_sweep_removes_what_expired_some_seconds_ago",
     "decap::what_is_for_a_vip_comes_out_of_every_tunnel_as_it_went_in",
+    "direct::packets_go_where_their_hash_says_and_nothing_is_stored",
     "down::datagrams_move_to_another_backend",
     "down::reset_answers_a_connection_with_rst_once_and_forgets_it",
     "extensions::extension_headers_are_carried",
+    "flow_cache::packets_of_established_flows_go_by_copies",
     "forward::requests_and_replies_are_rewritten_and_nothing_else",
     "fragments::fragments_go_to_one_backend_and_fit_together",
     "half_open::a_flood_evicts_no_established_flow",
@@ -105,6 +107,7 @@ const ROWS: [&str; 32] = [
     "jumbo::large_packets_are_forwarded_both_ways_whole",
     "mixed::requests_and_replies_get_the_other_familys_header",
     "mixed_admission::every_rule_minds_the_limits_of_both_families",
+    "mixed_errors::forwarded::errors_do_not_change_a_flow",
     "model::a_million_random_packets_fare_as_in_the_model",
     "outer::clients_learn_of_errors_about_outer_packets",
     "ports::exhaustion_is_refused_counted_and_passes",
