@@ -3,10 +3,10 @@
 //!
 //! A message here is its type and code, and its second word, as they lie in a packet. `None`: it has no counterpart.
 
+use crate::tunnel_error::SMALLEST_V6;
+
 /// IPv4 and IPv6 headers differ by so many bytes, without options and extensions.
 const DIFFERENCE: u32 = 20;
-/// An IPv6 packet of this size fits everywhere, and receivers ignore who says less (RFC 8201, section 4).
-const SMALLEST_V6: u32 = 1280;
 /// Where an IPv6 header says what follows it.
 const NEXT_HEADER: u32 = 6;
 

@@ -14,7 +14,7 @@ pub enum Trouble {
 }
 
 /// An IPv6 packet of this size fits everywhere, and receivers ignore who says less (RFC 8201, section 4).
-const SMALLEST_V6: u32 = 1280;
+pub const SMALLEST_V6: u32 = 1280;
 
 impl Trouble {
     /// From the type, the code and the second word of an ICMP message. `None`: nothing that the sender need know, or a router of

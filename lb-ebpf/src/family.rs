@@ -21,12 +21,11 @@ use crate::{
     mixed,
     packet::{Frame, Window},
     parse::{self, Ip},
+    quote::MAX_OFFSET,
     rewrite,
 };
 
 const MALFORMED: Exit = Exit::Pass(PassReason::Malformed);
-/// Where a quote begins at most: [`parse`] goes no further for the headers before it.
-const MAX_QUOTE: usize = 0xfff;
 
 /// An IP version.
 pub trait Family: Copy + 'static {
@@ -312,9 +311,9 @@ impl Family for V6 {
 
     #[inline(always)]
     fn quote(frame: Frame, at: usize) -> Result<Ip<Addr6>, Exit> {
-        let header: Window<{ size_of::<Ipv6>() }> = frame.window(at & MAX_QUOTE).ok_or(MALFORMED)?;
+        let header: Window<{ size_of::<Ipv6>() }> = frame.window(at & MAX_OFFSET).ok_or(MALFORMED)?;
         let addresses = (header.words::<4, 8>(), header.words::<4, 24>());
-        let ip = parse::ipv6_header(header.words::<2, 0>(), addresses, at & MAX_QUOTE).ok_or(MALFORMED)?;
+        let ip = parse::ipv6_header(header.words::<2, 0>(), addresses, at & MAX_OFFSET).ok_or(MALFORMED)?;
         Self::walk(frame, ip)
     }
 

@@ -26,9 +26,6 @@ use crate::{
 const NO_FLOW: Exit = Exit::Pass(PassReason::IcmpNoFlow);
 const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 
-/// The largest offset that a header may have.
-const MAX_OFFSET: usize = 0xfff;
-
 /// The flow of an error's receiver, whose packets go to the other version.
 type FlowOf<F> = Flow<<<F as Family>::Other as Family>::Addr>;
 
@@ -57,7 +54,7 @@ pub fn forward<F: Family>(frame: Frame) -> Result<Sent, Exit> {
     } else {
         translate_error::to_v6(kind.to_ne_bytes(), second)
     };
-    let at = (ip.l4 + HEADER) & MAX_OFFSET;
+    let at = (ip.l4 + HEADER) & quote::MAX_OFFSET;
     let quote = quote::read::<F>(frame, at).ok_or(NO_FLOW)?;
     let mut told = Told {
         message: message.ok_or(NO_FLOW)?,

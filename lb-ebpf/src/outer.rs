@@ -28,8 +28,6 @@ const INTERNAL: Exit = Exit::Drop(DropReason::Internal);
 /// What a tunnel puts before packets (IANA).
 const IPV4_INSIDE: u8 = 4;
 const IPV6_INSIDE: u8 = 41;
-/// The largest offset that a header may have.
-const MAX_OFFSET: usize = 0xfff;
 
 /// Whether a packet of this protocol may be a tunnel's.
 #[inline(always)]
@@ -91,7 +89,7 @@ fn read<O: Family>(frame: Frame, told: &mut Told) -> Result<u8, Exit> {
     } else {
         Trouble::v4(kind.to_ne_bytes(), second)
     };
-    let at = (ip.l4 + HEADER) & MAX_OFFSET;
+    let at = (ip.l4 + HEADER) & quote::MAX_OFFSET;
     let outer = quote::read::<O>(frame, at).ok_or(NO_FLOW)?;
     // An error goes to whom it quotes.
     if outer.src != ip.dst.to_any() {
@@ -131,7 +129,7 @@ fn udp(frame: Frame, told: &mut Told) -> Option<u8> {
 /// Tells the client of the flow, if the packet inside is of one and was sent that way.
 #[inline(never)]
 fn tell<I: Family>(frame: Frame, told: &Told) -> Result<Sent, Exit> {
-    let Ok(inside) = I::quote(frame, told.inside & MAX_OFFSET) else {
+    let Ok(inside) = I::quote(frame, told.inside & quote::MAX_OFFSET) else {
         return Err(NO_FLOW);
     };
     let frame = kernel::anew(frame);

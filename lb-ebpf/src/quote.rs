@@ -14,6 +14,9 @@ use crate::{
     parse::{self, HEAD_V4, HEAD_V6},
 };
 
+/// Where a quote begins at most: [`parse`] goes no further for the headers before it.
+pub const MAX_OFFSET: usize = 0xfff;
+
 /// What a quoted header says.
 pub struct Quote {
     pub src: AnyAddr,
